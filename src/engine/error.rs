@@ -1,0 +1,184 @@
+//! What can go wrong in an engine.
+
+use std::time::Duration;
+
+use crate::model::{Kind, Name, Offset};
+
+/// An engine's error. The message says what was wrong and what to do; it reaches the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No such topic.
+    #[error("topic {0} does not exist; create it with CreateTopic or `columba topic create {0}`")]
+    TopicNotFound(Name),
+    /// The topic exists with other settings.
+    #[error("topic {0} exists with other settings; change it with UpdateTopic, or choose another name")]
+    TopicExists(Name),
+    /// The topic still has subscriptions.
+    #[error("topic {topic} has subscriptions, such as {subscription}; delete them first")]
+    TopicInUse {
+        /// The topic.
+        topic: Name,
+        /// One of them.
+        subscription: Name,
+    },
+    /// The topic was deleted while it was in use.
+    #[error("topic {0} was deleted")]
+    TopicDeleted(Name),
+    /// No such subscription.
+    #[error(
+        "subscription {0} does not exist; create it with CreateSubscription or \
+         `columba subscription create {0} --topic TOPIC`"
+    )]
+    SubscriptionNotFound(Name),
+    /// The subscription exists with other settings.
+    #[error(
+        "subscription {0} exists with other settings; change it with UpdateSubscription, or choose another name"
+    )]
+    SubscriptionExists(Name),
+    /// The subscription was deleted while it was in use.
+    #[error("subscription {0} was deleted")]
+    SubscriptionDeleted(Name),
+    /// A pull on an exclusive subscription that a stream holds.
+    #[error("subscription {0} is exclusive and held by a stream; close the stream, or read through it")]
+    Held(Name),
+    /// Somebody else changed it first.
+    #[error("{name} has changed: its etag is {actual:x}, not {expected:x}; read it again and retry")]
+    Changed {
+        /// The topic or subscription.
+        name: Name,
+        /// The revision that was asked for.
+        expected: u64,
+        /// The revision it has.
+        actual: u64,
+    },
+    /// A message over the topic's limit.
+    #[error("message {index} is {size} bytes encoded; topic {topic} takes at most {limit}")]
+    MessageTooLarge {
+        /// The topic.
+        topic: Name,
+        /// The message's place in the request, from 0.
+        index: usize,
+        /// Its encoded size.
+        size: usize,
+        /// The topic's limit.
+        limit: u32,
+    },
+    /// A count of the server's is at its limit.
+    #[error("the server has {limit} {what} already, its limit; delete or close some")]
+    TooMany {
+        /// What is counted, such as `topics`.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The write queue has been full for too long.
+    #[error("the write queue is full; retry in {} s", retry_after.as_secs_f32())]
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The disk is nearly full.
+    #[error(
+        "the disk is full: {available} bytes are free and {reserve} are kept in reserve; free some space, \
+         then publish again"
+    )]
+    DiskFull {
+        /// Free bytes.
+        available: u64,
+        /// Bytes kept for acks and deletes.
+        reserve: u64,
+    },
+    /// Stored messages are damaged.
+    #[error("offsets {first} to {last} of topic {topic} are damaged on disk; read on from {}", last + 1)]
+    Damaged {
+        /// The topic.
+        topic: Name,
+        /// First damaged offset.
+        first: Offset,
+        /// Last damaged offset.
+        last: Offset,
+    },
+    /// The engine is shutting down.
+    #[error("the server is shutting down; retry, and you will reach its successor")]
+    Closed,
+    /// The engine failed and writes no more.
+    #[error("the server's log failed and it no longer writes: {0}")]
+    Failed(String),
+    /// What the request asks for is not something this engine does.
+    #[error("the {engine} engine cannot {what}")]
+    Unsupported {
+        /// The engine.
+        engine: &'static str,
+        /// What it cannot do.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    /// The kind of trouble, which decides the gRPC code.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::TopicNotFound(_) | Self::SubscriptionNotFound(_) => Kind::NotFound,
+            Self::TopicExists(_) | Self::SubscriptionExists(_) => Kind::AlreadyExists,
+            Self::TopicInUse { .. }
+            | Self::TopicDeleted(_)
+            | Self::SubscriptionDeleted(_)
+            | Self::Held(_)
+            | Self::Unsupported { .. } => Kind::FailedPrecondition,
+            Self::Changed { .. } => Kind::Conflict,
+            Self::MessageTooLarge { .. } => Kind::InvalidArgument,
+            Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
+            Self::Damaged { .. } => Kind::DataLoss,
+            Self::Closed | Self::Failed(_) => Kind::Unavailable,
+        }
+    }
+
+    /// The machine-readable reason, as in `google.rpc.ErrorInfo`.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TopicNotFound(_) => "TOPIC_NOT_FOUND",
+            Self::TopicExists(_) => "TOPIC_EXISTS",
+            Self::TopicInUse { .. } => "TOPIC_IN_USE",
+            Self::TopicDeleted(_) => "TOPIC_DELETED",
+            Self::SubscriptionNotFound(_) => "SUBSCRIPTION_NOT_FOUND",
+            Self::SubscriptionExists(_) => "SUBSCRIPTION_EXISTS",
+            Self::SubscriptionDeleted(_) => "SUBSCRIPTION_DELETED",
+            Self::Held(_) => "SUBSCRIPTION_HELD",
+            Self::Changed { .. } => "ETAG_MISMATCH",
+            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::TooMany { .. } => "LIMIT_REACHED",
+            Self::Overloaded { .. } => "WRITE_QUEUE_FULL",
+            Self::DiskFull { .. } => "DISK_FULL",
+            Self::Damaged { .. } => "DATA_DAMAGED",
+            Self::Closed => "SHUTTING_DOWN",
+            Self::Failed(_) => "LOG_FAILED",
+            Self::Unsupported { .. } => "UNSUPPORTED",
+        }
+    }
+
+    /// When retrying makes sense, if it does.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::DiskFull { .. } => Some(Duration::from_secs(10)),
+            Self::Closed | Self::Failed(_) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+/// Why an ack id had no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The message has been handed out again since.
+    Expired,
+    /// Not an id that this server gave out.
+    Unknown,
+    /// The message is settled already.
+    AlreadySettled,
+    /// The delivery came from another subscription.
+    WrongSubscription,
+}

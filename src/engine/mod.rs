@@ -1,0 +1,263 @@
+//! The contract between the API and whatever keeps the messages.
+//!
+//! The contract is at the level of queues (publish, lease, settle), not of logs, because an engine
+//! may leave leases and redelivery to a system that owns them. Every engine passes the same
+//! [conformance suite](conformance); what it cannot do it says in [`Capabilities`].
+
+#[cfg(test)]
+pub(crate) mod conformance;
+mod error;
+mod memory;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::model::{
+    Delivery, Durability, Envelope, Name, Offset, Pattern, Receipt, Start, StoredMessage, Subscription,
+    SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
+};
+
+pub use error::{Error, Failure};
+pub use memory::MemoryEngine;
+
+/// The result of every engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What comes of messages once they are submitted: their receipt, when they are as safe as was
+/// asked. Dropping it forgets the receipt, not the messages.
+pub type PendingReceipt = BoxFuture<'static, Result<Receipt>>;
+
+/// What an engine can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The engine's name, such as `embedded`.
+    pub engine: &'static str,
+    /// Messages survive a restart of the process.
+    pub persistent: bool,
+    /// [`Mode::Exclusive`](crate::model::Mode::Exclusive) subscriptions keep the topic's order.
+    pub exclusive: bool,
+}
+
+/// Whether a change is made, or only checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Make the change.
+    Apply,
+    /// Answer as if the change were made, and change nothing.
+    Validate,
+}
+
+/// Which part of a list to return. Lists are in the order of names.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Only names after this one.
+    pub after: Option<Name>,
+    /// At most so many entries.
+    pub limit: usize,
+    /// Only names that match.
+    pub pattern: Option<Pattern>,
+}
+
+/// How much one read may return. One message is always allowed, whatever its size.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimit {
+    /// At most so many messages.
+    pub messages: usize,
+    /// At most so many bytes of envelopes.
+    pub bytes: usize,
+}
+
+/// Which fields of a topic's settings an update replaces.
+#[derive(Debug, Clone, Default)]
+pub struct TopicChange {
+    /// New labels.
+    pub labels: Option<std::collections::BTreeMap<String, String>>,
+    /// New default durability.
+    pub durability: Option<Durability>,
+    /// New limit; messages already stored are kept.
+    pub max_message_bytes: Option<u32>,
+}
+
+/// Which fields of a subscription's settings an update replaces.
+#[derive(Debug, Clone, Default)]
+pub struct SubscriptionChange {
+    /// New deadline for deliveries handed out from now on.
+    pub ack_deadline: Option<Duration>,
+    /// New limit; takes effect as deliveries are settled.
+    pub max_in_flight: Option<u32>,
+    /// New labels.
+    pub labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// What a consumer reads.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A durable subscription, by name: deliveries are leased and must be settled.
+    Durable(Name),
+    /// A topic, for the life of the consumer: nothing is leased, and `ack_id` is empty.
+    Ephemeral {
+        /// The topic.
+        topic: Name,
+        /// Where to begin.
+        start: Start,
+    },
+}
+
+/// How much a consumer may hold unsettled. One message is always allowed while `messages` > 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    /// At most so many deliveries.
+    pub messages: u32,
+    /// At most so many bytes of envelopes.
+    pub bytes: u64,
+}
+
+/// What to do with deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// They are done.
+    Ack {
+        /// So is everything before each of them in its topic.
+        cumulative: bool,
+    },
+    /// They are to be handed out again, after a delay.
+    Nack {
+        /// How long to wait.
+        delay: Duration,
+    },
+    /// They need more time.
+    Extend {
+        /// The new deadline from now; the subscription's own if `None`.
+        deadline: Option<Duration>,
+    },
+}
+
+/// What came of a settlement.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// Every message at or below this offset is settled, durably.
+    pub committed_offset: Offset,
+    /// The ids that had no effect, in the order given, and why.
+    pub failures: Vec<(Bytes, Failure)>,
+}
+
+/// A queue engine. All methods may be called concurrently.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// What this engine can do. Constant.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Creates a topic; durable when this returns. A topic with the same settings is returned as it
+    /// is; one with other settings is [`Error::TopicExists`].
+    async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic>;
+
+    /// Returns a topic.
+    async fn topic(&self, name: &Name) -> Result<Topic>;
+
+    /// Returns a page of topics.
+    async fn topics(&self, page: Page) -> Result<Vec<Topic>>;
+
+    /// Changes a topic; durable when this returns. With `expected`, only if the topic's revision is
+    /// still that one, else [`Error::Changed`].
+    async fn update_topic(
+        &self,
+        name: &Name,
+        change: TopicChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Topic>;
+
+    /// Deletes a topic and its messages; durable when this returns. A topic with subscriptions is
+    /// [`Error::TopicInUse`]. A topic made later under the same name starts empty, at offset 1.
+    async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()>;
+
+    /// Submits messages (at least one). When this returns, their place is fixed: after all that was
+    /// submitted to the topic before, before all that is submitted later, consecutive, all or none.
+    /// The receipt comes when they are as safe as `durability` (the topic's, if `None`) asks; until
+    /// then they may fail, and then none of them is ever seen. Readers see a message once no crash
+    /// can take it back, which may be after the receipt of a buffered one.
+    ///
+    /// Waits while the write queue is full; [`Error::Overloaded`] after a few seconds of that.
+    async fn submit(
+        &self,
+        topic: &Name,
+        messages: Vec<Envelope>,
+        durability: Option<Durability>,
+    ) -> Result<PendingReceipt>;
+
+    /// Reads from `start` on, without side effects; empty at the end of the topic. If the first
+    /// message asked for is damaged, [`Error::Damaged`] names the range; a later one ends the result.
+    async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>>;
+
+    /// Creates a durable subscription; durable when this returns. Same rules as
+    /// [`create_topic`](Self::create_topic). Its start is resolved to an offset now.
+    async fn create_subscription(
+        &self,
+        name: Name,
+        settings: SubscriptionSettings,
+        intent: Intent,
+    ) -> Result<Subscription>;
+
+    /// Returns a subscription.
+    async fn subscription(&self, name: &Name) -> Result<Subscription>;
+
+    /// Returns a page of subscriptions, of one topic if it is given.
+    async fn subscriptions(&self, page: Page, topic: Option<Name>) -> Result<Vec<Subscription>>;
+
+    /// Changes a subscription; durable when this returns.
+    async fn update_subscription(
+        &self,
+        name: &Name,
+        change: SubscriptionChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Subscription>;
+
+    /// Deletes a subscription; durable when this returns. Its consumers get
+    /// [`Error::SubscriptionDeleted`].
+    async fn delete_subscription(&self, name: &Name, expected: Option<u64>) -> Result<()>;
+
+    /// Says how far a subscription has come.
+    async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats>;
+
+    /// Opens a consumer. Dropping it closes it: its leases end at once, and what it held is handed
+    /// out again.
+    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>>;
+
+    /// Leases messages without a consumer; waits up to `wait` for the first, then returns what there
+    /// is, or nothing. Each lease lasts until its deadline.
+    async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>>;
+
+    /// Settles deliveries. Each id counts for itself: a bad one is in `failures` and harms no other.
+    /// When an ack returns, its commit is durable: no crash makes the message be delivered again.
+    /// An id counts while its message has not been handed out again, even after its deadline or its
+    /// consumer's end.
+    async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled>;
+
+    /// Resolves when the engine can never write again, with the reason. The server then stops.
+    async fn failed(&self) -> String;
+
+    /// Finishes what was accepted, stores what makes the next start quick, and refuses everything
+    /// from then on with [`Error::Closed`]. Open consumers end with it too.
+    async fn close(&self);
+}
+
+/// An open consumer.
+#[async_trait]
+pub trait Consumer: Send {
+    /// The server's name for this consumer, unique in this process.
+    fn id(&self) -> &str;
+
+    /// Waits for the next messages for this consumer; never empty. The leases begin when the messages
+    /// are handed over, which happens only while this is being awaited. May be dropped and called
+    /// again without losing messages.
+    ///
+    /// An error is final.
+    async fn next(&mut self) -> Result<Vec<Delivery>>;
+
+    /// Replaces the credit. Less than what is held stops further deliveries until enough is settled.
+    async fn set_credit(&mut self, credit: Credit);
+}

@@ -1,0 +1,29 @@
+//! Columba: a gRPC message service over one durable log.
+//!
+//! Everything is a topic, and every topic lives in one log. There is one write path (append, make
+//! durable, acknowledge), one read path (topic, offset), and one delivery mechanism (a subscription
+//! with leases).
+//!
+//! # Layout
+//!
+//! In reading order; dependencies point down this list only, except that `server` puts all together:
+//!
+//! - [`cli`]: the command line, a gRPC client like any other, and `serve`.
+//! - [`server`]: opens the engine, builds the services, serves, drains.
+//! - [`config`]: the configuration tree: defaults, file, environment, flags.
+//! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
+//! - [`engine`]: the contract of a message engine, its conformance suite, an in-memory reference.
+//! - [`embedded`]: the engine that keeps one log on the local disk.
+//! - [`model`]: names, messages, positions, limits, kinds of errors.
+//! - [`proto`]: the API as clients see it, generated from `proto/`.
+//! - [`telemetry`]: logging.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod embedded;
+pub mod engine;
+pub mod model;
+pub mod proto;
+pub mod server;
+pub mod telemetry;

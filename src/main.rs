@@ -1,0 +1,5 @@
+//! The `columba` program: see [`columba::cli`].
+
+fn main() -> std::process::ExitCode {
+    columba::cli::run()
+}

@@ -1,0 +1,88 @@
+//! Every limit of the API in one place. The protos document them; `GetServerInfo` reports them.
+
+use std::time::Duration;
+
+/// Longest topic, subscription or consumer name, in bytes.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Longest `Message.key`, in bytes.
+pub const MAX_KEY_BYTES: usize = 1_024;
+/// Longest `type`, `content_type`, `correlation_id` or `causation_id` of a message, in bytes.
+pub const MAX_MESSAGE_LABEL_BYTES: usize = 255;
+/// Most attributes of a message, and most labels of a topic or subscription.
+pub const MAX_ATTRIBUTES: usize = 64;
+/// Longest attribute name, in bytes.
+pub const MAX_ATTRIBUTE_NAME_BYTES: usize = 255;
+/// Longest attribute value, in bytes.
+pub const MAX_ATTRIBUTE_VALUE_BYTES: usize = 8_192;
+/// Longest label name, in bytes.
+pub const MAX_LABEL_NAME_BYTES: usize = 63;
+/// Longest label value, in bytes.
+pub const MAX_LABEL_VALUE_BYTES: usize = 255;
+
+/// `max_message_bytes` of a topic that sets none.
+pub const DEFAULT_MAX_MESSAGE_BYTES: u32 = 1 << 20;
+/// Highest `max_message_bytes` of a topic.
+pub const MAX_MESSAGE_BYTES: u32 = 8 << 20;
+/// Most bytes of messages in one publish.
+pub const MAX_PUBLISH_BYTES: usize = 16 << 20;
+/// Most messages in one publish.
+pub const MAX_PUBLISH_MESSAGES: usize = 10_000;
+/// Largest request on the wire: a full publish with room for its framing.
+pub const MAX_REQUEST_BYTES: usize = MAX_PUBLISH_BYTES + (1 << 20);
+/// Requests of one publish stream under way at once.
+pub const MAX_PUBLISH_STREAM_IN_FLIGHT: usize = 64;
+
+/// Most ids in one ack, nack or extension.
+pub const MAX_ACK_IDS: usize = 10_000;
+/// Most topics in a server.
+pub const MAX_TOPICS: usize = 100_000;
+/// Most subscriptions in a server.
+pub const MAX_SUBSCRIPTIONS: usize = 100_000;
+/// Most open consumers in a server, ephemeral ones included.
+pub const MAX_CONSUMERS: usize = 20_000;
+/// Most open consumers of one durable subscription.
+pub const MAX_CONSUMERS_PER_SUBSCRIPTION: usize = 1_000;
+
+/// Entries on a page of a list when the request names no number.
+pub const DEFAULT_PAGE_SIZE: usize = 100;
+/// Most entries on a page of a list.
+pub const MAX_PAGE_SIZE: usize = 1_000;
+
+/// `ack_deadline` of a subscription that sets none.
+pub const DEFAULT_ACK_DEADLINE: Duration = Duration::from_secs(30);
+/// Shortest ack deadline.
+pub const MIN_ACK_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest ack deadline, and longest delay of a nack.
+pub const MAX_ACK_DEADLINE: Duration = Duration::from_secs(12 * 60 * 60);
+/// `max_in_flight` of a subscription that sets none.
+pub const DEFAULT_MAX_IN_FLIGHT: u32 = 10_000;
+/// Highest `max_in_flight` of a subscription.
+pub const MAX_IN_FLIGHT: u32 = 1_000_000;
+
+/// `max_outstanding_messages` of a consumer that sets none.
+pub const DEFAULT_OUTSTANDING_MESSAGES: u32 = 1_000;
+/// Highest `max_outstanding_messages` of a consumer.
+pub const MAX_OUTSTANDING_MESSAGES: u32 = 100_000;
+/// `max_outstanding_bytes` of a consumer that sets none.
+pub const DEFAULT_OUTSTANDING_BYTES: u64 = 16 << 20;
+/// Highest `max_outstanding_bytes` of a consumer.
+pub const MAX_OUTSTANDING_BYTES: u64 = 256 << 20;
+
+/// Messages handed to a consumer in one batch at most.
+pub const MAX_BATCH_MESSAGES: usize = 1_000;
+/// Bytes of messages handed to a consumer in one batch at most; one message is always allowed.
+pub const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// Messages of a Pull or ReadMessages that names no number.
+pub const DEFAULT_READ_MESSAGES: usize = 100;
+/// Most messages of a Pull or ReadMessages.
+pub const MAX_READ_MESSAGES: usize = 10_000;
+/// Bytes of a Pull or ReadMessages that names no number.
+pub const DEFAULT_READ_BYTES: usize = 4 << 20;
+/// Most bytes of a Pull or ReadMessages.
+pub const MAX_READ_BYTES: usize = 16 << 20;
+/// Longest wait of a Pull.
+pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
+
+/// Silence on a stream after which a heartbeat is sent.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,0 +1,18 @@
+//! What every layer talks about: names, messages, positions, limits and kinds of errors.
+//!
+//! Knows no other module of the crate, and does no I/O.
+
+pub mod error;
+pub mod limits;
+pub mod message;
+pub mod name;
+pub mod subscription;
+pub mod time;
+pub mod topic;
+
+pub use error::Kind;
+pub use message::{Delivery, Durability, Envelope, Offset, Receipt, Start, StoredMessage};
+pub use name::{Name, NameError, Pattern};
+pub use subscription::{Mode, Subscription, SubscriptionSettings, SubscriptionStats};
+pub use time::Timestamp;
+pub use topic::{Topic, TopicSettings};

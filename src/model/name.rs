@@ -1,0 +1,168 @@
+//! Names of topics and subscriptions, and patterns over them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::limits::MAX_NAME_BYTES;
+
+/// A valid name: `[A-Za-z0-9_-]+` parts joined by dots, at most 255 bytes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+/// Why a text is no name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("is empty; give a name such as orders.eu.created")]
+    Empty,
+    /// Over [`MAX_NAME_BYTES`].
+    #[error("is {0} bytes long; at most {MAX_NAME_BYTES} are allowed")]
+    TooLong(usize),
+    /// A leading, trailing or doubled dot.
+    #[error("{0:?} has an empty part; put exactly one dot between parts, and none at the ends")]
+    EmptyPart(String),
+    /// A character outside the set.
+    #[error("{name:?} has {found:?} at byte {at}; use letters, digits, '_', '-', and '.' between parts")]
+    BadCharacter {
+        /// The text, shortened.
+        name: String,
+        /// The first bad character.
+        found: char,
+        /// Its place.
+        at: usize,
+    },
+    /// A name that belongs to the server.
+    #[error("{0:?} begins with '_'; such names belong to the server")]
+    Reserved(String),
+    /// `>` somewhere but at the end.
+    #[error("{0:?} has '>' before its last part; '>' stands for all the rest")]
+    RestNotLast(String),
+}
+
+impl Name {
+    /// Checks a name that a client may use.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_length(text)?;
+        for part in text.split('.') {
+            check_part(text, part)?;
+        }
+        if text.starts_with('_') {
+            return Err(NameError::Reserved(text.to_owned()));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A pattern over names: `*` stands for one part, `>` at the end for one or more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(Arc<str>);
+
+impl Pattern {
+    /// Checks a pattern. Every name is a pattern that matches itself.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check_length(text)?;
+        let mut parts = text.split('.').peekable();
+        while let Some(part) = parts.next() {
+            match part {
+                "*" => {}
+                ">" if parts.peek().is_none() => {}
+                ">" => return Err(NameError::RestNotLast(text.to_owned())),
+                _ => check_part(text, part)?,
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Whether the pattern covers this name.
+    #[must_use]
+    pub fn matches(&self, name: &Name) -> bool {
+        let mut parts = name.as_str().split('.');
+        for pattern in self.0.split('.') {
+            match (pattern, parts.next()) {
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (literal, Some(part)) if literal == part => {}
+                _ => return false,
+            }
+        }
+        parts.next().is_none()
+    }
+}
+
+fn check_length(text: &str) -> Result<(), NameError> {
+    match text.len() {
+        0 => Err(NameError::Empty),
+        1..=MAX_NAME_BYTES => Ok(()),
+        long => Err(NameError::TooLong(long)),
+    }
+}
+
+fn check_part(text: &str, part: &str) -> Result<(), NameError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if let Some((_, found)) = part.char_indices().find(|&(_, c)| !allowed(c)) {
+        let at = text.find(found).unwrap_or(0);
+        return Err(NameError::BadCharacter { name: text.to_owned(), found, at });
+    }
+    if part.is_empty() { Err(NameError::EmptyPart(text.to_owned())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_hierarchies_and_refuses_everything_else() {
+        for good in ["a", "orders.eu.created", "A-1_b", "a._b", &"x".repeat(255)] {
+            assert_eq!(Name::parse(good).expect(good).as_str(), good);
+        }
+        let bad = ["", ".", "a.", ".a", "a..b", "a b", "../etc", "a/b", "a\0b", "é", "_sys", "a.*", "a.>"];
+        for bad in bad.into_iter().chain([&*"x".repeat(256)]) {
+            assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_the_first_bad_character_and_its_place() {
+        let error = Name::parse("ab/c").unwrap_err();
+        assert_eq!(error, NameError::BadCharacter { name: "ab/c".into(), found: '/', at: 2 });
+    }
+
+    #[test]
+    fn patterns_match_parts() {
+        let matches =
+            |pattern: &str, name: &str| Pattern::parse(pattern).unwrap().matches(&Name::parse(name).unwrap());
+        assert!(matches("orders.*.created", "orders.eu.created"));
+        assert!(!matches("orders.*.created", "orders.eu.west.created"));
+        assert!(matches("orders.>", "orders.eu.west"));
+        assert!(!matches("orders.>", "orders"));
+        assert!(matches(">", "orders"));
+        assert!(matches("orders", "orders"));
+        assert!(!matches("*", "orders.eu"));
+        assert!(Pattern::parse("a.>.b").is_err());
+        assert!(Pattern::parse("a*").is_err());
+    }
+}

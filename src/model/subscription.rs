@@ -1,0 +1,81 @@
+//! Durable subscriptions as users see them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::limits::{DEFAULT_ACK_DEADLINE, DEFAULT_MAX_IN_FLIGHT};
+use super::message::{Offset, Start};
+use super::name::Name;
+use super::time::Timestamp;
+
+/// How messages are divided among the consumers of one subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Any consumer with credit gets the next message, in turn.
+    #[default]
+    Shared,
+    /// Only the oldest consumer gets messages, in the topic's order; the others stand by.
+    Exclusive,
+}
+
+/// What a user chooses about a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionSettings {
+    /// The topic it reads; fixed at creation.
+    pub topic: Name,
+    /// How messages are divided; fixed at creation.
+    pub mode: Mode,
+    /// Where it begins; taken at creation.
+    pub start: Start,
+    /// How long a consumer has to settle a delivery.
+    pub ack_deadline: Duration,
+    /// How many deliveries may be unsettled at once over all consumers.
+    pub max_in_flight: u32,
+    /// For people and tools; the server does not read them.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl SubscriptionSettings {
+    /// The defaults for a subscription to this topic.
+    #[must_use]
+    pub fn new(topic: Name) -> Self {
+        Self {
+            topic,
+            mode: Mode::Shared,
+            start: Start::Earliest,
+            ack_deadline: DEFAULT_ACK_DEADLINE,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// A durable subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Its name.
+    pub name: Name,
+    /// What its owner chose.
+    pub settings: SubscriptionSettings,
+    /// Rises with every change of the settings, from 1. The API's `etag`.
+    pub revision: u64,
+    /// When it was created.
+    pub create_time: Timestamp,
+}
+
+/// How far a subscription has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SubscriptionStats {
+    /// Messages not settled yet, those in flight included.
+    pub backlog_messages: u64,
+    /// Messages with a consumer now.
+    pub in_flight: u64,
+    /// When the oldest unsettled message was published.
+    pub oldest_unacked: Option<Timestamp>,
+    /// Every message at or below this offset is settled, durably.
+    pub committed_offset: Offset,
+    /// Deliveries beyond the first of a message, since the engine was opened.
+    pub redelivered: u64,
+    /// Consumers with an open stream.
+    pub consumers: u32,
+}

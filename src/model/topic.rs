@@ -1,0 +1,48 @@
+//! Topics as users see them.
+
+use std::collections::BTreeMap;
+
+use super::limits::DEFAULT_MAX_MESSAGE_BYTES;
+use super::message::{Durability, Offset};
+use super::name::Name;
+use super::time::Timestamp;
+
+/// What a user chooses about a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// For people and tools; the server does not read them.
+    pub labels: BTreeMap<String, String>,
+    /// The durability of publishes that name none.
+    pub durability: Durability,
+    /// The largest encoded message accepted, in bytes.
+    pub max_message_bytes: u32,
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        Self {
+            labels: BTreeMap::new(),
+            durability: Durability::Fsynced,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+        }
+    }
+}
+
+/// A topic and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: Name,
+    /// What its owner chose.
+    pub settings: TopicSettings,
+    /// Rises with every change of the settings, from 1. The API's `etag`.
+    pub revision: u64,
+    /// When it was created.
+    pub create_time: Timestamp,
+    /// The oldest message held; `last_offset + 1` when there is none.
+    pub first_offset: Offset,
+    /// The newest message that readers can see; 0 before the first.
+    pub last_offset: Offset,
+    /// Size of the stored messages in bytes.
+    pub stored_bytes: u64,
+}

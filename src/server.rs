@@ -1,0 +1,1 @@
+//! The composition root: opens the engine, builds the services, serves, drains.
