@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use tonic_prost_build::Builder;
@@ -28,13 +29,9 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-fn base(out: &Path, descriptors: Option<&Path>) -> Result<Builder, Error> {
+fn base(out: &Path) -> Result<Builder, Error> {
     std::fs::create_dir_all(out)?;
-    let builder = tonic_prost_build::configure().bytes(".").out_dir(out);
-    Ok(match descriptors {
-        Some(path) => builder.file_descriptor_set_path(path),
-        None => builder,
-    })
+    Ok(tonic_prost_build::configure().bytes(".").out_dir(out))
 }
 
 fn proto_files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
