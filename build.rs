@@ -22,10 +22,10 @@ fn main() -> Result<(), Error> {
 
     let descriptors = protox::compile(proto_files(Path::new("proto"))?, ["proto"])?;
 
-    base(&out.join("client"), Some(&out.join("columba.descriptors.bin")))?
-        .build_server(false)
-        .compile_fds(descriptors.clone())?;
-    base(&out.join("server"), None)?.build_client(false).compile_fds(spliced(descriptors))?;
+    std::fs::write(out.join("columba.descriptors.bin"), descriptors.encode_to_vec())?;
+
+    base(&out.join("client"))?.build_server(false).compile_fds(descriptors.clone())?;
+    base(&out.join("server"))?.build_client(false).compile_fds(spliced(descriptors))?;
     Ok(())
 }
 
