@@ -69,9 +69,16 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
     let (health, health_service) = health::service().await;
     // These services are not ours and do not know when the server stops.
     let until_stop = UntilStopLayer::new(context.stop.clone());
-    let reflection = tonic_reflection::server::Builder::configure;
-    let v1 = reflection().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET).build_v1();
-    let v1alpha = reflection().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET).build_v1alpha();
+    let reflection = || {
+        // Health, so that it can be called by reflection, and the error details, so that grpcurl
+        // shows them as text.
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().expect("the descriptors come from the build");
+    let v1alpha = reflection().build_v1alpha().expect("the descriptors come from the build");
 
     let mut routes = Routes::builder();
     routes
@@ -81,7 +88,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
-        .add_service(until_stop.named_layer(v1.expect("build.rs made the descriptors")))
-        .add_service(until_stop.named_layer(v1alpha.expect("build.rs made the descriptors")));
+        .add_service(until_stop.named_layer(v1))
+        .add_service(until_stop.named_layer(v1alpha));
     (health, routes.routes())
 }
