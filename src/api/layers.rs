@@ -126,9 +126,9 @@ pub(super) struct UntilStopService<S> {
     stop: CancellationToken,
 }
 
-impl<S, A, B> Service<Request<A>> for UntilStopService<S>
+impl<S, B> Service<Request<tonic::body::Body>> for UntilStopService<S>
 where
-    S: Service<Request<A>, Response = Response<B>>,
+    S: Service<Request<tonic::body::Body>, Response = Response<B>>,
     S::Future: Send + 'static,
     S::Error: 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -142,46 +142,57 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let stop = self.stop.clone().cancelled_owned();
-        let limited = |body| tonic::body::Body::new(UntilStop { body, stop, stopped: false });
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let stop = self.stop.clone();
+        // A service that still reads requests would keep the stream open after its last answer.
+        let request = request.map(|body| until_stop(body, stop.clone(), |_| None));
+        let limited = |body| until_stop(body, stop, |trailers| Some(Frame::trailers(trailers)));
         self.inner.call(request).map(|answer| answer.map(|response| response.map(limited))).boxed()
     }
 }
 
+fn until_stop<B>(body: B, stop: CancellationToken, last: LastFrame) -> tonic::body::Body
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError>,
+{
+    tonic::body::Body::new(UntilStop { body, stop: stop.cancelled_owned(), last: Some(last) })
+}
+
+/// Makes the frame that ends a stopped body, given the trailers of a response.
+type LastFrame = fn(HeaderMap) -> Option<Frame<Bytes>>;
+
 pin_project! {
-    /// A body that ends with UNAVAILABLE when the server stops.
+    /// A body that ends when the server stops.
     struct UntilStop<B> {
         #[pin]
         body: B,
         #[pin]
         stop: WaitForCancellationFutureOwned,
-        stopped: bool,
+        last: Option<LastFrame>,
     }
 }
 
-impl<B: Body> Body for UntilStop<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes>> Body for UntilStop<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.project();
-        if *this.stopped {
-            return Poll::Ready(None);
-        }
-        // First what the service has to say, such as that it is NOT_SERVING now.
+        let Some(last) = *this.last else { return Poll::Ready(None) };
+        // First what there still is to say, such as that the server is NOT_SERVING now.
         if let Poll::Ready(frame) = this.body.poll_frame(cx) {
             return Poll::Ready(frame);
         }
         ready!(this.stop.poll(cx));
-        *this.stopped = true;
+        *this.last = None;
         let mut trailers = HeaderMap::new();
         // Fails only on a message that is no header value; then the stream just ends.
         let _ = shutting_down().add_header(&mut trailers);
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(last(trailers).map(Ok))
     }
 }
 

