@@ -107,7 +107,9 @@ impl Config {
     /// without a `file`, `COLUMBA_CONFIG` may name one.
     pub fn load(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Self, Problems> {
         let env: BTreeMap<_, _> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
             .collect();
         let file = file.or_else(|| env.get(ENV_FILE).map(PathBuf::from));
         let file = match &file {
@@ -146,7 +148,10 @@ const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:7171 or [::1]
 
 fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| {
-        format!("cannot read the configuration file {}: {error}; check the path and its permissions", path.display())
+        format!(
+            "cannot read the configuration file {}: {error}; check the path and its permissions",
+            path.display()
+        )
     })
 }
 
@@ -268,7 +273,7 @@ impl Layers {
     }
 
     fn deadline(&mut self, default: Duration) -> Duration {
-        let allowed = Duration::from_secs(1)..=Duration::from_secs(3_600);
+        let allowed = Duration::from_secs(1)..=Duration::from_hours(1);
         self.take("shutdown.deadline", default, "a time from 1s to 1h, such as 25s", |text| {
             humantime::parse_duration(text).ok().filter(|deadline| allowed.contains(deadline))
         })

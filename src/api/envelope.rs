@@ -169,8 +169,9 @@ mod tests {
 
     #[test]
     fn accepts_unknown_fields() {
-        let unknown = [(100 << 3) as u8 | 0x80, 6, 42];
-        assert!(walk(&unknown).is_ok());
+        let mut encoded = Vec::new();
+        prost::encoding::uint64::encode(100, &42, &mut encoded);
+        assert!(walk(&encoded).is_ok());
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use tonic_health::server::HealthReporter;
 use super::wire::{admin::admin_service_server, v1};
 
 /// Every service that clients may ask about; the empty name is the server as a whole. A service
-/// missing here would be NOT_FOUND to a health check.
+/// missing here would be `NOT_FOUND` to a health check.
 const SERVICES: [&str; 9] = [
     "",
     v1::topic_service_server::SERVICE_NAME,

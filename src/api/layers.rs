@@ -19,7 +19,7 @@ use super::status::{deadline_exceeded, explain, shutting_down};
 type Answer<B, E> = Result<Response<B>, E>;
 
 /// Sees to it that every error answer is one of ours: calls that outlast their deadline answer
-/// DEADLINE_EXCEEDED (tonic says CANCELLED), and refusals that tonic makes on its own get the details
+/// `DEADLINE_EXCEEDED` (tonic says `CANCELLED`), and refusals that tonic makes on its own get the details
 /// and codes of this API.
 #[derive(Clone)]
 pub(crate) struct AnswerLayer;
@@ -90,8 +90,8 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
     Some(match unit {
-        "H" => Duration::from_secs(number * 3_600),
-        "M" => Duration::from_secs(number * 60),
+        "H" => Duration::from_hours(number),
+        "M" => Duration::from_mins(number),
         "S" => Duration::from_secs(number),
         "m" => Duration::from_millis(number),
         "u" => Duration::from_micros(number),
@@ -208,8 +208,8 @@ mod tests {
                 http::HeaderValue::from_str(text).unwrap(),
             )]))
         };
-        assert_eq!(read("2H"), Some(Duration::from_secs(7_200)));
-        assert_eq!(read("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(read("2H"), Some(Duration::from_hours(2)));
+        assert_eq!(read("3M"), Some(Duration::from_mins(3)));
         assert_eq!(read("10S"), Some(Duration::from_secs(10)));
         assert_eq!(read("99999999m"), Some(Duration::from_millis(99_999_999)));
         assert_eq!(read("5u"), Some(Duration::from_micros(5)));

@@ -35,8 +35,8 @@ pub(super) fn read(
     let size = violations.count("page_size", asked, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE);
     let pattern = violations.pattern("filter", filter);
     let after = match decode(page_token, fingerprint) {
-        _ if page_token.is_empty() => Some(None),
-        Some(name) => Some(Some(name)),
+        _ if page_token.is_empty() => None,
+        Some(name) => Some(name),
         None => violations.refuse(
             "page_token",
             "INVALID_PAGE_TOKEN",
@@ -44,7 +44,7 @@ pub(super) fn read(
              filter, or leave it empty to begin again",
         ),
     };
-    let (after, pattern, size) = (after?, pattern?, size?);
+    let size = size?;
     Some((Page { after, limit: size + 1, pattern }, Cut { size, fingerprint }))
 }
 

@@ -66,5 +66,5 @@ fn read(
         violations.add("messages", "TOO_MANY_BYTES", description);
     }
     let messages = request.messages.into_iter().map(Envelope).collect();
-    Some((topic?, messages, durability?))
+    Some((topic?, messages, durability))
 }

@@ -23,9 +23,13 @@ const MAX_VIOLATIONS: usize = 8;
 const MAX_FIELD_BYTES: usize = 100;
 const MAX_DESCRIPTION_BYTES: usize = 200;
 
-/// Why a request was refused, before it becomes a [`Status`] or an answer on a stream.
+/// Why a request was refused, before it becomes a [`Status`] or an answer on a stream. Boxed, since
+/// it is large and rare.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct Refusal(Box<Reasons>);
+
+#[derive(Debug)]
+struct Reasons {
     kind: Kind,
     reason: &'static str,
     message: String,
@@ -63,7 +67,7 @@ fn code(kind: Kind) -> Code {
 impl Refusal {
     fn new(kind: Kind, reason: &'static str, message: impl Into<String>) -> Self {
         let (metadata, retry_after, detail) = (HashMap::new(), None, Detail::None);
-        Self { kind, reason, message: message.into(), metadata, retry_after, detail }
+        Self(Box::new(Reasons { kind, reason, message: message.into(), metadata, retry_after, detail }))
     }
 
     /// One bad field.
@@ -80,23 +84,24 @@ impl Refusal {
 
     /// The number of the gRPC code.
     pub(super) fn code(&self) -> i32 {
-        code(self.kind) as i32
+        code(self.0.kind) as i32
     }
 
     /// The reason as in `ErrorInfo`.
     pub(super) fn reason(&self) -> &'static str {
-        self.reason
+        self.0.reason
     }
 
     /// The text for people, clipped.
     pub(super) fn message(&self) -> String {
-        clip(&self.message, MAX_MESSAGE_BYTES)
+        clip(&self.0.message, MAX_MESSAGE_BYTES)
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.message();
+        let refusal = *refusal.0;
         let mut details = ErrorDetails::with_error_info(refusal.reason, DOMAIN, refusal.metadata);
         if refusal.retry_after.is_some() {
             details.set_retry_info(refusal.retry_after);
@@ -123,14 +128,11 @@ impl From<engine::Error> for Status {
 impl From<engine::Error> for Refusal {
     fn from(error: engine::Error) -> Self {
         let (detail, metadata) = engine_detail(&error);
-        Self {
-            kind: error.kind(),
-            reason: error.reason(),
-            message: error.to_string(),
-            metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-            retry_after: error.retry_after(),
-            detail,
-        }
+        let mut refusal = Self::new(error.kind(), error.reason(), error.to_string());
+        refusal.0.metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        refusal.0.retry_after = error.retry_after();
+        refusal.0.detail = detail;
+        refusal
     }
 }
 
@@ -190,8 +192,8 @@ impl From<Violations> for Refusal {
         }
         let listed = violations.list.into_iter().take(MAX_VIOLATIONS).map(Into::into).collect();
         let mut refusal = Self::new(Kind::InvalidArgument, reason, message);
-        refusal.metadata.insert("violations".into(), violations.count.to_string());
-        refusal.detail = Detail::BadRequest(listed);
+        refusal.0.metadata.insert("violations".into(), violations.count.to_string());
+        refusal.0.detail = Detail::BadRequest(listed);
         refusal
     }
 }

@@ -28,7 +28,7 @@ impl SubscriptionService for Subscriptions {
         let (name, settings) = check(|violations| {
             let subscription = violations.required("subscription", subscription)?;
             let name = violations.name("subscription.name", &subscription.name);
-            let settings = settings(violations, subscription);
+            let settings = settings(violations, &subscription);
             Some((name?, settings?))
         })?;
         let created = self.0.engine.create_subscription(name, settings, intent(validate_only)).await?;
@@ -54,7 +54,7 @@ impl SubscriptionService for Subscriptions {
             let query = ["subscriptions", &topic];
             let page = page::read(violations, page_size, &page_token, &filter, &query);
             let topic = violations.optional_name("topic", &topic);
-            Some((page?, topic?))
+            Some((page?, topic))
         })?;
         let mut subscriptions = self.0.engine.subscriptions(page, topic).await?;
         let next_page_token = cut.apply(&mut subscriptions, |subscription| &subscription.name);
@@ -105,8 +105,8 @@ fn name(subscription: &str) -> Result<Name, Refusal> {
     check(|violations| violations.name("subscription", subscription))
 }
 
-fn settings(violations: &mut Violations, wire: v1::Subscription) -> Option<SubscriptionSettings> {
-    let change = change(violations, &wire, &UPDATABLE);
+fn settings(violations: &mut Violations, wire: &v1::Subscription) -> Option<SubscriptionSettings> {
+    let change = change(violations, wire, &UPDATABLE);
     let topic = violations.name("subscription.topic", &wire.topic);
     let mode = violations.mode("subscription.mode", wire.mode);
     let start = violations.start("subscription.start", wire.start, Start::Earliest);

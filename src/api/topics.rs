@@ -107,7 +107,7 @@ fn change(violations: &mut Violations, topic: &v1::Topic, paths: &[&str]) -> Top
             "labels" => change.labels = violations.labels("topic.labels", &topic.labels),
             "durability" => {
                 let durability = violations.durability("topic.durability", topic.durability);
-                change.durability = durability.map(Option::unwrap_or_default);
+                change.durability = Some(durability.unwrap_or_default());
             }
             _ => {
                 let (default, highest) = (DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES);

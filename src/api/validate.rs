@@ -33,7 +33,8 @@ pub(super) struct Violation {
     pub(super) description: String,
 }
 
-/// The bad fields of a request. The checks return the value, or `None` after noting what is wrong.
+/// The bad fields of a request. The checks return the value, or `None` after noting what is wrong;
+/// where a value may be left out, `None` says that too, and [`check`] tells the cases apart.
 #[derive(Debug, Default)]
 pub(super) struct Violations {
     /// The first ones.
@@ -85,18 +86,18 @@ impl Violations {
         }
     }
 
-    /// A name that may be left out.
-    pub(super) fn optional_name(&mut self, field: &str, text: &str) -> Option<Option<Name>> {
-        if text.is_empty() { Some(None) } else { self.name(field, text).map(Some) }
+    /// A name that may be left out: `None` then, too.
+    pub(super) fn optional_name(&mut self, field: &str, text: &str) -> Option<Name> {
+        if text.is_empty() { None } else { self.name(field, text) }
     }
 
-    /// A pattern over names; empty means all.
-    pub(super) fn pattern(&mut self, field: &str, text: &str) -> Option<Option<Pattern>> {
+    /// A pattern over names; `None` if it is empty, which means all.
+    pub(super) fn pattern(&mut self, field: &str, text: &str) -> Option<Pattern> {
         if text.is_empty() {
-            return Some(None);
+            return None;
         }
         match Pattern::parse(text) {
-            Ok(pattern) => Some(Some(pattern)),
+            Ok(pattern) => Some(pattern),
             Err(error) => self.refuse(field, "INVALID_PATTERN", error.to_string()),
         }
     }
@@ -217,12 +218,12 @@ impl Violations {
         }
     }
 
-    /// A durability; `None` where the default is meant.
-    pub(super) fn durability(&mut self, field: &str, value: i32) -> Option<Option<Durability>> {
+    /// A durability; `None` also where the default is meant.
+    pub(super) fn durability(&mut self, field: &str, value: i32) -> Option<Durability> {
         match v1::Durability::try_from(value) {
-            Ok(v1::Durability::Unspecified) => Some(None),
-            Ok(v1::Durability::Buffered) => Some(Some(Durability::Buffered)),
-            Ok(v1::Durability::Fsynced) => Some(Some(Durability::Fsynced)),
+            Ok(v1::Durability::Unspecified) => None,
+            Ok(v1::Durability::Buffered) => Some(Durability::Buffered),
+            Ok(v1::Durability::Fsynced) => Some(Durability::Fsynced),
             Err(_) => self.unknown_enum(field, value, "DURABILITY_BUFFERED (1) or DURABILITY_FSYNCED (2)"),
         }
     }
@@ -267,16 +268,12 @@ impl Violations {
         let mut known = Vec::with_capacity(paths.len().min(allowed.len()));
         let before = self.count;
         for path in &paths {
-            match allowed.iter().find(|&allowed| allowed == path) {
-                Some(path) => known.push(*path),
-                None => {
-                    let description = format!(
-                        "has {:?}, which cannot be changed; use {}",
-                        clip(path, SHOWN_BYTES),
-                        allowed.join(", ")
-                    );
-                    self.add("update_mask", "INVALID_FIELD_MASK", description);
-                }
+            if let Some(path) = allowed.iter().find(|&allowed| allowed == path) {
+                known.push(*path);
+            } else {
+                let (path, allowed) = (clip(path, SHOWN_BYTES), allowed.join(", "));
+                let description = format!("has {path:?}, which cannot be changed; use {allowed}");
+                self.add("update_mask", "INVALID_FIELD_MASK", description);
             }
         }
         (self.count == before).then_some(known)

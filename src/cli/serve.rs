@@ -32,7 +32,7 @@ pub struct ServeArgs {
     /// Where the log is kept [default: ./columba-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// A configuration file in TOML [default: the file that COLUMBA_CONFIG names, if it is set]
+    /// A configuration file in TOML [default: the one in `COLUMBA_CONFIG`, if any]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Allow addresses that other machines can reach, although there is no TLS and no identity

@@ -21,7 +21,7 @@ use super::Options;
 /// Wait after a failed accept. Without it, running out of file descriptors would spin a core.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(250);
 /// Silence of a peer after which the system probes it.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 /// How often to look for the rest of a greeting that came in pieces.
 const GREETING_POLL: Duration = Duration::from_millis(50);
 /// Length of the preface that opens every HTTP/2 connection.

@@ -9,9 +9,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Serves until the handle is dropped. Alive as long as it answers; ready until `stop`.
 pub(super) fn serve(listener: TcpListener, stop: CancellationToken) -> AbortOnDropHandle<()> {
-    let ready = async move || match stop.is_cancelled() {
-        false => (StatusCode::OK, "ready\n"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+    let ready = async move || {
+        if stop.is_cancelled() {
+            (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+        } else {
+            (StatusCode::OK, "ready\n")
+        }
     };
     let routes = Router::new().route("/livez", get(async || "alive\n")).route("/readyz", get(ready));
     AbortOnDropHandle::new(tokio::spawn(async move {

@@ -88,7 +88,7 @@ pub enum ServeError {
     Transport(String),
 }
 
-/// Serves until `shutdown` resolves, then drains: health says NOT_SERVING, every stream gets a
+/// Serves until `shutdown` resolves, then drains: health says `NOT_SERVING`, every stream gets a
 /// Goaway and ends, nothing new is accepted, unary calls finish, and the engine closes. What is not
 /// done by the deadline is cut off.
 ///
@@ -100,8 +100,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
-    let context =
-        api::Context { engine: engine.clone(), stop: stop.clone(), heartbeat: options.heartbeat };
+    let context = api::Context { engine: engine.clone(), stop: stop.clone(), heartbeat: options.heartbeat };
     let (health, services) = api::services(context).await;
 
     let connections = accept::connections(listeners.grpc, &options, stop.clone());

@@ -1,9 +1,12 @@
 //! The API as clients see it, over gRPC.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
 mod consume;
+mod failing;
 mod publish;
 mod raw;
 mod server;

@@ -112,9 +112,9 @@ async fn streams_get_a_goaway_and_the_server_stops() {
     let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(server.channel());
     let reflected = reflection.server_reflection_info(stream::pending()).await.unwrap().into_inner();
     let wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-    let mut puller = server.subscriber();
+    let mut pulling = server.subscriber();
     let pull = PullRequest { subscription: "billing".into(), wait, ..Default::default() };
-    let pulled = tokio::spawn(async move { puller.pull(pull).await });
+    let pulled = tokio::spawn(async move { pulling.pull(pull).await });
     within(published.message()).await.unwrap().expect("an answer while the server runs");
 
     server.stop();
