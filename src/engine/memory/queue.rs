@@ -85,7 +85,7 @@ impl Queue {
     }
 
     pub(super) fn stats(&self, log: &Log, now: Instant) -> SubscriptionStats {
-        let oldest = (self.floor + 1..).find(|offset| !self.settled.contains(offset));
+        let oldest = (self.floor + 1..=log.last()).find(|offset| !self.settled.contains(offset));
         SubscriptionStats {
             backlog_messages: log.last().saturating_sub(self.floor) - self.settled.len() as u64,
             in_flight: self.in_flight(now) as u64,
