@@ -44,7 +44,7 @@ pub(crate) fn load_or_create(fs: &dyn Fs) -> Result<Identity, IdentityError> {
             let names = segments::list(fs)?;
             let log = if names.is_empty() { LogId(rand::random()) } else { id_from_segments(fs, &names)? };
             let identity = Identity { log, ack_key: rand::random() };
-            write_atomically(fs, ".", FILE, format(&identity).as_bytes())?;
+            write_atomically(fs, "", FILE, format(&identity).as_bytes())?;
             Ok(identity)
         }
         Err(error) => Err(error.into()),

@@ -54,7 +54,7 @@ pub(crate) fn read(fs: &dyn Fs, path: &str) -> io::Result<Vec<u8>> {
 
 /// Writes a whole file so that after a crash it is there completely, or is as it was before.
 pub(crate) fn write_atomically(fs: &dyn Fs, dir: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let path = format!("{dir}/{name}");
+    let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
     let temporary = format!("{path}.tmp");
     match fs.remove(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -48,8 +48,10 @@ impl Reader {
         from: Offset,
         limit: ReadLimit,
     ) -> Option<Result<Vec<StoredMessage>>> {
+        // Before its place: what is visible has been indexed.
+        let visible = topic.visible();
         match self.place(topic, from, limit) {
-            Place::End => Some(Ok(Vec::new())),
+            Place::End => Some(end(topic, from, visible)),
             Place::Sealed(_) => None,
             Place::Runs(segment, runs) => {
                 // What is in memory of them is enough, if it is anything.
@@ -124,8 +126,9 @@ impl Reader {
     }
 
     fn read_disk(&self, topic: &TopicHandle, from: Offset, limit: ReadLimit) -> Result<Vec<StoredMessage>> {
+        let visible = topic.visible();
         let (segment, runs) = match self.place(topic, from, limit) {
-            Place::End => return Ok(Vec::new()),
+            Place::End => return end(topic, from, visible),
             Place::Runs(segment, runs) => (segment, runs),
             Place::Sealed(segment) => {
                 let runs = self.load_runs(segment, topic.id);
@@ -178,6 +181,14 @@ impl Reader {
         let mut index = index.and_then(io::Result::ok).unwrap_or_default();
         index.remove(&topic).unwrap_or_default()
     }
+}
+
+/// There are no messages from `from` on: the end of the topic, or damage at its end.
+fn end(topic: &TopicHandle, from: Offset, visible: Offset) -> Result<Vec<StoredMessage>> {
+    if from > visible {
+        return Ok(Vec::new());
+    }
+    Err(Error::Damaged { topic: topic.name.clone(), first: from, last: visible })
 }
 
 /// Builds the index of a sealed segment from its frames.

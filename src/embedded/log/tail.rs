@@ -51,9 +51,12 @@ impl Tail {
         let place = (segment, position);
         let after = chunks.chunks.partition_point(|chunk| (chunk.segment, chunk.position) <= place);
         let chunk = chunks.chunks.get(after.checked_sub(1)?)?;
+        if chunk.segment != segment {
+            return None;
+        }
         let start = (position - chunk.position) as usize;
         let end = start + length as usize;
-        (chunk.segment == segment && end <= chunk.bytes.len()).then(|| chunk.bytes.slice(start..end))
+        (end <= chunk.bytes.len()).then(|| chunk.bytes.slice(start..end))
     }
 }
 

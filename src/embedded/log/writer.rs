@@ -330,7 +330,12 @@ impl Writer {
         tracing::error!(%error, "the log failed; nothing is acknowledged from now on");
         drop(self);
         // Dropping an operation drops its reply, and the sender learns of the failure.
-        while queue.recv().is_ok() {}
+        while let Ok(operation) = queue.recv() {
+            if let Operation::Close { reply } = operation {
+                let _ = reply.send(());
+                return;
+            }
+        }
     }
 }
 
