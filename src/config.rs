@@ -1,1 +1,404 @@
-//! The configuration tree: defaults, file, environment, flags.
+//! The configuration tree: defaults, file, environment, flags, in rising order of precedence.
+//!
+//! Everything that is wrong is reported at once: unknown keys, and values that cannot be, each with
+//! where it came from and what is allowed. The only module that reads environment variables.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::embedded;
+use crate::model::limits::MAX_REQUEST_BYTES;
+
+/// What environment variables of the server begin with. `storage.segment_size` is
+/// `COLUMBA_STORAGE_SEGMENT_SIZE`.
+const ENV_PREFIX: &str = "COLUMBA_";
+/// The environment variable that names the configuration file.
+const ENV_FILE: &str = "COLUMBA_CONFIG";
+/// Variables with the prefix that are not the server's: Kubernetes sets them for a Service of that
+/// name, and the client commands have their own.
+const FOREIGN_ENV: [&str; 3] = ["COLUMBA_PORT", "COLUMBA_SERVICE_", "COLUMBA_SERVER"];
+
+/// The whole configuration of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `listen`: where the API listens. Default: 127.0.0.1:7171.
+    pub listen: SocketAddr,
+    /// `admin_listen`: where probes are answered. Default: 127.0.0.1:7172.
+    pub admin_listen: SocketAddr,
+    /// `data_dir`: where the embedded engine keeps its log. Default: ./columba-data.
+    pub data_dir: PathBuf,
+    /// `insecure`: allows addresses that other machines can reach, although there is no TLS and no
+    /// identity. Default: false.
+    pub insecure: bool,
+    /// `log`: what is logged, and how.
+    pub log: Log,
+    /// `storage`: the embedded engine's settings: `segment_size` (32 MiB to 1 GiB),
+    /// `tail_cache_size` (1 MiB to 64 GiB), `write_queue_size` (17 MiB to 16 GiB) and `disk_reserve`
+    /// (0 to 1 TiB).
+    pub storage: embedded::Options,
+    /// `shutdown`: how the server stops.
+    pub shutdown: Shutdown,
+    /// `limits`: what the server takes.
+    pub limits: Limits,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `log.level`: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as
+    /// `info,columba=debug`. Default: info.
+    pub level: String,
+    /// `log.format`. Default: text.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the server stops.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// `shutdown.deadline`: how long stopping may take, 1 s to 1 h. Default: 25 s.
+    pub deadline: Duration,
+}
+
+/// What the server takes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// `limits.connections`: connections open at once, 1 to 1,000,000. Default: 10,000.
+    pub connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7171)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 7172)),
+            data_dir: PathBuf::from("./columba-data"),
+            insecure: false,
+            log: Log { level: "info".into(), format: LogFormat::Text },
+            storage: embedded::Options::default(),
+            shutdown: Shutdown { deadline: Duration::from_secs(25) },
+            limits: Limits { connections: 10_000 },
+        }
+    }
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Problems(pub Vec<String>);
+
+impl Config {
+    /// Loads the configuration of this process. `flags` are keys and values from the command line;
+    /// without a `file`, `COLUMBA_CONFIG` may name one.
+    pub fn load(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Self, Problems> {
+        let env: BTreeMap<_, _> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+            .collect();
+        let file = file.or_else(|| env.get(ENV_FILE).map(PathBuf::from));
+        let file = match &file {
+            Some(path) => Some((path.as_path(), read(path).map_err(|problem| Problems(vec![problem]))?)),
+            None => None,
+        };
+        Self::layered(file.as_ref().map(|(path, text)| (*path, text.as_str())), env, flags)
+    }
+
+    /// Puts the layers together: a file's path and text, the environment, and flags.
+    fn layered(
+        file: Option<(&Path, &str)>,
+        env: BTreeMap<String, String>,
+        flags: Vec<(&'static str, String)>,
+    ) -> Result<Self, Problems> {
+        let mut layers = Layers::new(file, env, flags);
+        let defaults = Self::default();
+        let config = Self {
+            listen: layers.parsed("listen", defaults.listen, ADDRESS),
+            admin_listen: layers.parsed("admin_listen", defaults.admin_listen, ADDRESS),
+            data_dir: layers.take("data_dir", defaults.data_dir, "the path of a directory", |path| {
+                (!path.is_empty()).then(|| PathBuf::from(path))
+            }),
+            insecure: layers.parsed("insecure", defaults.insecure, "true or false"),
+            log: layers.log(defaults.log),
+            storage: layers.storage(&defaults.storage),
+            shutdown: Shutdown { deadline: layers.deadline(defaults.shutdown.deadline) },
+            limits: Limits { connections: layers.connections(defaults.limits.connections) },
+        };
+        layers.require_loopback(&config);
+        layers.finish().map(|()| config)
+    }
+}
+
+const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:7171 or [::1]:7171";
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| {
+        format!("cannot read the configuration file {}: {error}; check the path and its permissions", path.display())
+    })
+}
+
+/// Where a value came from.
+enum Origin {
+    Flag,
+    Env(String),
+    File,
+}
+
+/// The layers, from which every known key is taken; what remains is unknown.
+struct Layers {
+    flags: BTreeMap<&'static str, String>,
+    env: BTreeMap<String, String>,
+    file: BTreeMap<String, String>,
+    path: PathBuf,
+    known: Vec<&'static str>,
+    problems: Vec<String>,
+}
+
+impl Layers {
+    fn new(
+        file: Option<(&Path, &str)>,
+        mut env: BTreeMap<String, String>,
+        flags: Vec<(&'static str, String)>,
+    ) -> Self {
+        env.retain(|name, _| {
+            let foreign = FOREIGN_ENV.iter().any(|foreign| name.starts_with(foreign));
+            name.starts_with(ENV_PREFIX) && name != ENV_FILE && !foreign
+        });
+        let flags = flags.into_iter().collect();
+        let (path, text) = file.map_or((PathBuf::new(), ""), |(path, text)| (path.to_owned(), text));
+        let mut layers =
+            Self { flags, env, file: BTreeMap::new(), path, known: Vec::new(), problems: Vec::new() };
+        match toml::Table::from_str(text) {
+            Ok(table) => flatten(table, "", &mut layers.file),
+            Err(error) => {
+                layers.problems.push(format!("{} is not TOML: {error}", layers.path.display()));
+            }
+        }
+        layers
+    }
+
+    /// The value of a key from the highest layer that has it.
+    fn take<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> T {
+        self.known.push(key);
+        let variable = format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase());
+        let file = self.file.remove(key).map(|text| (text, Origin::File));
+        let env = self.env.remove(&variable).map(|text| (text, Origin::Env(variable)));
+        let flag = self.flags.remove(key).map(|text| (text, Origin::Flag));
+        let Some((text, origin)) = flag.or(env).or(file) else { return default };
+        parse(&text).unwrap_or_else(|| {
+            self.refuse(key, &text, &origin, allowed);
+            default
+        })
+    }
+
+    fn refuse(&mut self, key: &str, value: &str, origin: &Origin, allowed: &str) {
+        let origin = match origin {
+            Origin::Flag => "from the command line".into(),
+            Origin::Env(variable) => format!("from {variable}"),
+            Origin::File => format!("from {}", self.path.display()),
+        };
+        self.problems.push(format!("{key} is {value:?} ({origin}); it must be {allowed}"));
+    }
+
+    fn parsed<T: FromStr>(&mut self, key: &'static str, default: T, allowed: &str) -> T {
+        self.take(key, default, allowed, |text| text.parse().ok())
+    }
+
+    fn size(&mut self, key: &'static str, default: u64, allowed: RangeInclusive<ByteSize>) -> u64 {
+        let described = format!("a size from {} to {}, such as 128MiB", allowed.start(), allowed.end());
+        self.take(key, default, &described, |text| {
+            text.parse().ok().filter(|size| allowed.contains(size)).map(|size| size.as_u64())
+        })
+    }
+
+    fn log(&mut self, defaults: Log) -> Log {
+        let levels = "error, warn, info, debug, trace, or a filter such as info,columba=debug";
+        Log {
+            level: self.take("log.level", defaults.level, levels, |text| {
+                crate::telemetry::is_filter(text).then(|| text.to_owned())
+            }),
+            format: self.take("log.format", defaults.format, "text or json", |text| match text {
+                "text" => Some(LogFormat::Text),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            }),
+        }
+    }
+
+    fn storage(&mut self, defaults: &embedded::Options) -> embedded::Options {
+        let in_memory = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let segments = ByteSize::mib(32)..=ByteSize::gib(1);
+        let caches = ByteSize::mib(1)..=ByteSize::gib(64);
+        // A queue must take the largest request.
+        let queues = ByteSize::b(MAX_REQUEST_BYTES as u64)..=ByteSize::gib(16);
+        let reserves = ByteSize::b(0)..=ByteSize::tib(1);
+        embedded::Options {
+            segment_bytes: self.size("storage.segment_size", defaults.segment_bytes, segments),
+            tail_cache_bytes: in_memory(self.size(
+                "storage.tail_cache_size",
+                defaults.tail_cache_bytes as u64,
+                caches,
+            )),
+            write_queue_bytes: in_memory(self.size(
+                "storage.write_queue_size",
+                defaults.write_queue_bytes as u64,
+                queues,
+            )),
+            disk_reserve_bytes: self.size("storage.disk_reserve", defaults.disk_reserve_bytes, reserves),
+        }
+    }
+
+    fn deadline(&mut self, default: Duration) -> Duration {
+        let allowed = Duration::from_secs(1)..=Duration::from_secs(3_600);
+        self.take("shutdown.deadline", default, "a time from 1s to 1h, such as 25s", |text| {
+            humantime::parse_duration(text).ok().filter(|deadline| allowed.contains(deadline))
+        })
+    }
+
+    fn connections(&mut self, default: usize) -> usize {
+        self.take("limits.connections", default, "a number from 1 to 1000000", |text| {
+            text.parse().ok().filter(|connections| (1..=1_000_000).contains(connections))
+        })
+    }
+
+    /// Without TLS and identity, whoever reaches the port may do everything.
+    fn require_loopback(&mut self, config: &Config) {
+        for (key, address) in [("listen", config.listen), ("admin_listen", config.admin_listen)] {
+            if !address.ip().is_loopback() && !config.insecure {
+                self.problems.push(format!(
+                    "{key} is {address}, which other machines can reach, and there is no TLS and no identity \
+                     yet; listen on 127.0.0.1, or say --insecure (insecure = true) on a network that you trust"
+                ));
+            }
+        }
+    }
+
+    /// Notes the keys that nobody took.
+    fn finish(mut self) -> Result<(), Problems> {
+        let known = self.known.join(", ");
+        for key in self.file.keys() {
+            let path = self.path.display();
+            self.problems.push(format!("unknown key {key} in {path}; the keys are {known}"));
+        }
+        for variable in self.env.keys() {
+            self.problems.push(format!(
+                "unknown environment variable {variable}; variables are {ENV_PREFIX} and a key in capitals \
+                 with '_' for '.', and the keys are {known}"
+            ));
+        }
+        debug_assert!(self.flags.is_empty(), "flags without a key: {:?}", self.flags);
+        if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
+    }
+}
+
+/// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
+fn flatten(table: toml::Table, prefix: &str, flat: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let key = format!("{prefix}{key}");
+        match value {
+            toml::Value::Table(table) => flatten(table, &format!("{key}."), flat),
+            toml::Value::String(text) => _ = flat.insert(key, text),
+            other => _ = flat.insert(key, other.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Problems> {
+        Config::layered(
+            Some((Path::new("columba.toml"), file)),
+            env.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
+            flags.iter().map(|&(key, value)| (key, value.into())).collect(),
+        )
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_over_the_file_over_defaults() {
+        let file = "listen = '127.0.0.1:1'\nadmin_listen = '127.0.0.1:1'\nlimits.connections = 1\n";
+        let env = [("COLUMBA_LISTEN", "127.0.0.1:2"), ("COLUMBA_ADMIN_LISTEN", "127.0.0.1:2")];
+        let config = load(file, &env, &[("listen", "127.0.0.1:3")]).unwrap();
+        assert_eq!(config.listen.port(), 3);
+        assert_eq!(config.admin_listen.port(), 2);
+        assert_eq!(config.limits.connections, 1);
+        assert_eq!(config.shutdown.deadline, Duration::from_secs(25));
+    }
+
+    #[test]
+    fn reads_sizes_times_and_sections() {
+        let file = "[storage]\nsegment_size = '64MiB'\ndisk_reserve = 0\n[shutdown]\ndeadline = '3s'\n";
+        let config = load(file, &[("COLUMBA_LOG_FORMAT", "json")], &[]).unwrap();
+        assert_eq!(config.storage.segment_bytes, 64 << 20);
+        assert_eq!(config.storage.disk_reserve_bytes, 0);
+        assert_eq!(config.shutdown.deadline, Duration::from_secs(3));
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn reports_everything_that_is_wrong_at_once() {
+        let file = "lisen = 'x'\n[storage]\nsegment_size = '1KiB'\n[limits]\nconnections = 'many'\n";
+        let env = [("COLUMBA_LOG_LEVEL", "loud=="), ("COLUMBA_TYPO", "1")];
+        let Problems(problems) = load(file, &env, &[("shutdown.deadline", "0s")]).unwrap_err();
+        for (part, value) in [
+            ("storage.segment_size", "1KiB"),
+            ("limits.connections", "many"),
+            ("from COLUMBA_LOG_LEVEL", "loud=="),
+            ("shutdown.deadline", "0s"),
+            ("unknown key lisen in columba.toml", "admin_listen"),
+            ("COLUMBA_TYPO", "log.level"),
+        ] {
+            let named = problems.iter().any(|problem| problem.contains(part) && problem.contains(value));
+            assert!(named, "{part} and {value} in {problems:#?}");
+        }
+        assert_eq!(problems.len(), 6, "{problems:#?}");
+    }
+
+    #[test]
+    fn refuses_a_public_address_unless_insecure() {
+        let public = [("listen", "0.0.0.0:7171")];
+        assert!(load("", &[], &public).unwrap_err().0[0].contains("--insecure"));
+        assert!(load("insecure = true", &[], &public).is_ok());
+    }
+
+    #[test]
+    fn leaves_variables_of_others_alone() {
+        let env = [("COLUMBA_PORT_7171_TCP", "tcp://10.0.0.1:7171"), ("COLUMBA_SERVICE_HOST", "10.0.0.1")];
+        assert!(load("", &env, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_refused_with_its_place() {
+        let Problems(problems) = load("listen = ", &[], &[]).unwrap_err();
+        assert!(problems[0].contains("columba.toml") && problems[0].contains("line 1"), "{problems:?}");
+    }
+}

@@ -47,7 +47,7 @@ impl Name {
             check_part(text, part)?;
         }
         if text.starts_with('_') {
-            return Err(NameError::Reserved(text.to_owned()));
+            return Err(NameError::Reserved(shortened(text)));
         }
         Ok(Self(text.into()))
     }
@@ -90,7 +90,7 @@ impl Pattern {
             match part {
                 "*" => {}
                 ">" if parts.peek().is_none() => {}
-                ">" => return Err(NameError::RestNotLast(text.to_owned())),
+                ">" => return Err(NameError::RestNotLast(shortened(text))),
                 _ => check_part(text, part)?,
             }
         }
@@ -121,13 +121,20 @@ fn check_length(text: &str) -> Result<(), NameError> {
     }
 }
 
+/// The beginning of a bad name: enough to recognise it, short enough for an error message.
+fn shortened(text: &str) -> String {
+    const SHOWN_BYTES: usize = 48;
+    let end = text.floor_char_boundary(SHOWN_BYTES);
+    if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+}
+
 fn check_part(text: &str, part: &str) -> Result<(), NameError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if let Some((_, found)) = part.char_indices().find(|&(_, c)| !allowed(c)) {
         let at = text.find(found).unwrap_or(0);
-        return Err(NameError::BadCharacter { name: text.to_owned(), found, at });
+        return Err(NameError::BadCharacter { name: shortened(text), found, at });
     }
-    if part.is_empty() { Err(NameError::EmptyPart(text.to_owned())) } else { Ok(()) }
+    if part.is_empty() { Err(NameError::EmptyPart(shortened(text))) } else { Ok(()) }
 }
 
 #[cfg(test)]

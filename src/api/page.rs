@@ -1,0 +1,111 @@
+//! Pages of lists: the token of the next page, and what it may be used for.
+
+use std::fmt::Write as _;
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+use super::validate::Violations;
+use crate::engine::Page;
+use crate::model::Name;
+use crate::model::limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
+
+/// Hexadecimal digits of the query's fingerprint in a token.
+const FINGERPRINT_DIGITS: usize = 16;
+
+/// What it takes to cut an engine's answer to the page that was asked for.
+pub(super) struct Cut {
+    size: usize,
+    fingerprint: u64,
+}
+
+/// Reads the paging fields of a list request. `query` holds everything else that decides which
+/// entries the list has: a token works only for the query that it came from.
+///
+/// The page for the engine holds one entry more than was asked for, to see whether more follow.
+pub(super) fn read(
+    violations: &mut Violations,
+    page_size: u32,
+    page_token: &str,
+    filter: &str,
+    query: &[&str],
+) -> Option<(Page, Cut)> {
+    let fingerprint = fingerprint(filter, query);
+    let asked = usize::try_from(page_size).unwrap_or(usize::MAX);
+    let size = violations.count("page_size", asked, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE);
+    let pattern = violations.pattern("filter", filter);
+    let after = match decode(page_token, fingerprint) {
+        _ if page_token.is_empty() => Some(None),
+        Some(name) => Some(Some(name)),
+        None => violations.refuse(
+            "page_token",
+            "INVALID_PAGE_TOKEN",
+            "is not a token of this list; give the `next_page_token` of the previous page, with the same \
+             filter, or leave it empty to begin again",
+        ),
+    };
+    let (after, pattern, size) = (after?, pattern?, size?);
+    Some((Page { after, limit: size + 1, pattern }, Cut { size, fingerprint }))
+}
+
+impl Cut {
+    /// Cuts the engine's answer, and returns the token of the next page: empty on the last.
+    pub(super) fn apply<T>(self, entries: &mut Vec<T>, name: impl Fn(&T) -> &Name) -> String {
+        if entries.len() <= self.size {
+            return String::new();
+        }
+        entries.truncate(self.size);
+        entries.last().map_or_else(String::new, |last| encode(self.fingerprint, name(last)))
+    }
+}
+
+fn fingerprint(filter: &str, query: &[&str]) -> u64 {
+    let mut hasher = SipHasher13::new();
+    for part in query.iter().chain([&filter]) {
+        hasher.write_usize(part.len());
+        hasher.write(part.as_bytes());
+    }
+    hasher.finish()
+}
+
+fn encode(fingerprint: u64, last: &Name) -> String {
+    let mut token = format!("{fingerprint:016x}");
+    for byte in last.as_str().bytes() {
+        let _ = write!(token, "{byte:02x}");
+    }
+    token
+}
+
+fn decode(token: &str, fingerprint: u64) -> Option<Name> {
+    let (given, name) = token.split_at_checked(FINGERPRINT_DIGITS)?;
+    if u64::from_str_radix(given, 16) != Ok(fingerprint) || !name.len().is_multiple_of(2) {
+        return None;
+    }
+    let name =
+        name.as_bytes().chunks(2).map(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
+    Name::parse(&String::from_utf8(name.collect::<Option<_>>()?).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_works_for_its_own_query_only() {
+        let name = Name::parse("orders.eu").unwrap();
+        let query = fingerprint("orders.*", &["topics"]);
+        let token = encode(query, &name);
+        assert_eq!(decode(&token, query), Some(name));
+        assert_eq!(decode(&token, fingerprint("orders.>", &["topics"])), None);
+        assert_eq!(decode(&token, fingerprint("orders.*", &["subscriptions"])), None);
+    }
+
+    #[test]
+    fn refuses_what_is_no_token() {
+        let query = fingerprint("", &[]);
+        for bad in ["x", "é", &format!("{query:016x}"), &format!("{query:016x}6"), &format!("{query:016x}zz")]
+        {
+            assert_eq!(decode(bad, query), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `PublisherService`.
+
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::status::Refusal;
+use super::validate::{Violations, check};
+use super::wire::v1::{self, publisher_service_server::PublisherService};
+use super::{Context, convert, envelope, publish_stream};
+use crate::engine::{Engine, PendingReceipt};
+use crate::model::limits::{MAX_PUBLISH_BYTES, MAX_PUBLISH_MESSAGES};
+use crate::model::{Durability, Envelope, Name};
+
+pub(super) struct Publisher(pub(super) Context);
+
+#[async_trait]
+impl PublisherService for Publisher {
+    async fn publish(
+        &self,
+        request: Request<v1::PublishRequest>,
+    ) -> Result<Response<v1::PublishResponse>, Status> {
+        let receipt = submit(&*self.0.engine, request.into_inner()).await?.await?;
+        Ok(Response::new(convert::receipt(receipt)))
+    }
+
+    type PublishStreamStream = BoxStream<'static, Result<v1::PublishStreamResponse, Status>>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<v1::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        Ok(Response::new(Box::pin(publish_stream::answers(self.0.clone(), request.into_inner()))))
+    }
+}
+
+/// Checks a publish and submits it; when this returns, its place among others is fixed.
+pub(super) async fn submit(
+    engine: &dyn Engine,
+    request: v1::PublishRequest,
+) -> Result<PendingReceipt, Refusal> {
+    let (topic, messages, durability) = check(|violations| read(violations, request))?;
+    Ok(engine.submit(&topic, messages, durability).await?)
+}
+
+fn read(
+    violations: &mut Violations,
+    request: v1::PublishRequest,
+) -> Option<(Name, Vec<Envelope>, Option<Durability>)> {
+    let topic = violations.name("topic", &request.topic);
+    let durability = violations.durability("durability", request.durability);
+    match request.messages.len() {
+        0 => violations.add("messages", "REQUIRED", "is empty; send 1 to 10,000 messages"),
+        1..=MAX_PUBLISH_MESSAGES => {}
+        many => {
+            let description = format!("has {many} entries; send at most {MAX_PUBLISH_MESSAGES} at once");
+            return violations.refuse("messages", "TOO_MANY_MESSAGES", description);
+        }
+    }
+    let mut bytes = 0;
+    for (index, message) in request.messages.iter().enumerate() {
+        bytes += message.len();
+        envelope::check(violations, index, message);
+    }
+    if bytes > MAX_PUBLISH_BYTES {
+        let description = format!("has {bytes} bytes in all; send at most {MAX_PUBLISH_BYTES} at once");
+        violations.add("messages", "TOO_MANY_BYTES", description);
+    }
+    let messages = request.messages.into_iter().map(Envelope).collect();
+    Some((topic?, messages, durability?))
+}

@@ -1,0 +1,301 @@
+//! Errors as callers see them. The only place that makes a [`Status`] or chooses a gRPC code.
+//!
+//! Every error carries `google.rpc.ErrorInfo`, and the other details of `google.rpc` where one fits.
+//! Details travel in HTTP headers, which many proxies cap at 8 KiB, so texts and lists are clipped.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use super::validate::{Violation, Violations};
+use crate::engine;
+use crate::model::Kind;
+
+const DOMAIN: &str = "columba";
+/// Longest message of a status, in bytes.
+const MAX_MESSAGE_BYTES: usize = 512;
+/// Most violations listed. With the lengths below and the message, the details stay under 5 KiB
+/// once they are encoded as base64.
+const MAX_VIOLATIONS: usize = 8;
+const MAX_FIELD_BYTES: usize = 100;
+const MAX_DESCRIPTION_BYTES: usize = 200;
+
+/// Why a request was refused, before it becomes a [`Status`] or an answer on a stream.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    kind: Kind,
+    reason: &'static str,
+    message: String,
+    metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
+    detail: Detail,
+}
+
+/// The standard detail that fits a refusal, beside `ErrorInfo` and `RetryInfo`.
+#[derive(Debug)]
+enum Detail {
+    None,
+    BadRequest(Vec<FieldViolation>),
+    Resource { kind: &'static str, name: String },
+    Precondition { subject: String },
+    Quota { subject: String },
+}
+
+/// The one mapping from kinds of errors to gRPC codes.
+fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::Conflict => Code::Aborted,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::DataLoss => Code::DataLoss,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+impl Refusal {
+    fn new(kind: Kind, reason: &'static str, message: impl Into<String>) -> Self {
+        let (metadata, retry_after, detail) = (HashMap::new(), None, Detail::None);
+        Self { kind, reason, message: message.into(), metadata, retry_after, detail }
+    }
+
+    /// One bad field.
+    pub(super) fn field(field: &str, reason: &'static str, description: impl Into<String>) -> Self {
+        let mut violations = Violations::default();
+        violations.add(field, reason, description);
+        violations.into()
+    }
+
+    /// The server is shutting down.
+    pub(super) fn shutting_down() -> Self {
+        engine::Error::Closed.into()
+    }
+
+    /// The number of the gRPC code.
+    pub(super) fn code(&self) -> i32 {
+        code(self.kind) as i32
+    }
+
+    /// The reason as in `ErrorInfo`.
+    pub(super) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
+    /// The text for people, clipped.
+    pub(super) fn message(&self) -> String {
+        clip(&self.message, MAX_MESSAGE_BYTES)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.message();
+        let mut details = ErrorDetails::with_error_info(refusal.reason, DOMAIN, refusal.metadata);
+        if refusal.retry_after.is_some() {
+            details.set_retry_info(refusal.retry_after);
+        }
+        match refusal.detail {
+            Detail::None => {}
+            Detail::BadRequest(violations) => _ = details.set_bad_request(violations),
+            Detail::Resource { kind, name } => _ = details.set_resource_info(kind, name, "", &message),
+            Detail::Precondition { subject } => {
+                details.add_precondition_failure_violation(refusal.reason, subject, &message);
+            }
+            Detail::Quota { subject } => _ = details.add_quota_failure_violation(subject, &message),
+        }
+        Status::with_error_details(code(refusal.kind), message, details)
+    }
+}
+
+impl From<engine::Error> for Status {
+    fn from(error: engine::Error) -> Self {
+        Refusal::from(error).into()
+    }
+}
+
+impl From<engine::Error> for Refusal {
+    fn from(error: engine::Error) -> Self {
+        let (detail, metadata) = engine_detail(&error);
+        Self {
+            kind: error.kind(),
+            reason: error.reason(),
+            message: error.to_string(),
+            metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            retry_after: error.retry_after(),
+            detail,
+        }
+    }
+}
+
+/// The standard detail for an engine's error, and its values for programs.
+fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>) {
+    use engine::Error as E;
+    let resource = |kind, name: &crate::model::Name| {
+        (Detail::Resource { kind, name: name.to_string() }, vec![(kind, name.to_string())])
+    };
+    let precondition = |kind, name: &crate::model::Name| {
+        (Detail::Precondition { subject: format!("{kind}/{name}") }, vec![(kind, name.to_string())])
+    };
+    match error {
+        E::TopicNotFound(name) | E::TopicExists(name) => resource("topic", name),
+        E::SubscriptionNotFound(name) | E::SubscriptionExists(name) => resource("subscription", name),
+        E::TopicInUse { topic, .. } => precondition("topic", topic),
+        E::TopicDeleted(name) => precondition("topic", name),
+        E::SubscriptionDeleted(name) | E::Held(name) => precondition("subscription", name),
+        E::Unsupported { engine, .. } => {
+            (Detail::Precondition { subject: format!("engine/{engine}") }, vec![("engine", (*engine).into())])
+        }
+        E::Changed { name, actual, .. } => {
+            let detail = Detail::Resource { kind: "etag", name: name.to_string() };
+            (detail, vec![("name", name.to_string()), ("etag", format!("{actual:x}"))])
+        }
+        E::MessageTooLarge { index, limit, .. } => {
+            let violation = Violation {
+                field: format!("messages[{index}]"),
+                reason: error.reason(),
+                description: error.to_string(),
+            };
+            (Detail::BadRequest(vec![violation.into()]), vec![("limit", limit.to_string())])
+        }
+        E::TooMany { what, limit } => {
+            (Detail::Quota { subject: (*what).into() }, vec![("limit", limit.to_string())])
+        }
+        E::DiskFull { available, reserve } => (
+            Detail::Quota { subject: "disk".into() },
+            vec![("available_bytes", available.to_string()), ("reserve_bytes", reserve.to_string())],
+        ),
+        E::Damaged { topic, first, last } => {
+            let (detail, mut metadata) = resource("topic", topic);
+            metadata.extend([("first_offset", first.to_string()), ("last_offset", last.to_string())]);
+            (detail, metadata)
+        }
+        E::Unreadable { topic, offset, .. } => {
+            let (_, mut metadata) = resource("topic", topic);
+            metadata.push(("offset", offset.to_string()));
+            (Detail::None, metadata)
+        }
+        E::Overloaded { .. } | E::Closed | E::Failed(_) => (Detail::None, Vec::new()),
+    }
+}
+
+impl From<Violations> for Refusal {
+    fn from(violations: Violations) -> Self {
+        let reason = violations.list.first().map_or("INVALID_REQUEST", |violation| violation.reason);
+        let mut message = String::new();
+        for violation in &violations.list {
+            let separator = if message.is_empty() { "" } else { "; " };
+            let _ = write!(message, "{separator}{}: {}", violation.field, violation.description);
+        }
+        let listed = violations.list.into_iter().take(MAX_VIOLATIONS).map(Into::into).collect();
+        let mut refusal = Self::new(Kind::InvalidArgument, reason, message);
+        refusal.metadata.insert("violations".into(), violations.count.to_string());
+        refusal.detail = Detail::BadRequest(listed);
+        refusal
+    }
+}
+
+impl From<Violation> for FieldViolation {
+    fn from(violation: Violation) -> Self {
+        let mut field = FieldViolation::new(
+            clip(&violation.field, MAX_FIELD_BYTES),
+            clip(&violation.description, MAX_DESCRIPTION_BYTES),
+        );
+        field.reason = violation.reason.into();
+        field
+    }
+}
+
+/// Says the same in our own terms of a status that tonic made: it has no details, and some of its
+/// codes are not the ones that the gRPC specification asks for.
+pub(super) fn explain(status: &Status) -> Status {
+    let message = status.message();
+    let refusal = match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => Refusal::new(
+            Kind::ResourceExhausted,
+            "REQUEST_TOO_LARGE",
+            format!("{message}; send less at once"),
+        ),
+        Code::Internal if message.contains("decode") || message.contains("decompressing") => Refusal::new(
+            Kind::InvalidArgument,
+            "MALFORMED_REQUEST",
+            format!("{message}; encode the request as the .proto files of this server say"),
+        ),
+        other => {
+            let text = match (other, message) {
+                (Code::Unimplemented, "") => "no such method; list what there is by server reflection",
+                (_, message) => message,
+            };
+            let details = ErrorDetails::with_error_info(reason_of(other), DOMAIN, HashMap::new());
+            let metadata = status.metadata().clone();
+            let text = clip(text, MAX_MESSAGE_BYTES);
+            return Status::with_error_details_and_metadata(other, text, details, metadata);
+        }
+    };
+    refusal.into()
+}
+
+/// The answer to a call whose deadline passed before it was done.
+pub(super) fn deadline_exceeded() -> Status {
+    let message = "the deadline passed before the call was done, and its outcome is unknown; \
+                   retry with a longer deadline";
+    Refusal::new(Kind::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
+}
+
+/// The end of a helper service's stream when the server stops.
+pub(super) fn shutting_down() -> Status {
+    Refusal::shutting_down().into()
+}
+
+fn reason_of(code: Code) -> &'static str {
+    match code {
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Cancelled => "CANCELLED",
+        Code::NotFound => "NOT_FOUND",
+        Code::Unavailable => "UNAVAILABLE",
+        _ => "PROTOCOL_ERROR",
+    }
+}
+
+/// The beginning of a text, cut between characters.
+pub(super) fn clip(text: &str, bytes: usize) -> String {
+    const ELLIPSIS: char = '…';
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(bytes - ELLIPSIS.len_utf8());
+    let mut clipped = text[..end].to_owned();
+    clipped.push(ELLIPSIS);
+    clipped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_of_the_worst_request_stay_below_what_proxies_allow() {
+        let mut violations = Violations::default();
+        for _ in 0..10_000 {
+            violations.add(&"é".repeat(500), "REASON", "é".repeat(500));
+        }
+        let status = Status::from(Refusal::from(violations));
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).expect("ASCII headers");
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        assert!(size < 7 << 10, "{size} bytes of headers");
+        assert_eq!(status.get_details_error_info().unwrap().metadata["violations"], "10000");
+    }
+
+    #[test]
+    fn clips_between_characters() {
+        assert_eq!(clip("abc", 3), "abc");
+        assert_eq!(clip("ééé", 5), "é…");
+    }
+}

@@ -1,0 +1,169 @@
+//! `columba serve`: opens the data directory and serves until told to stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::embedded::{EmbeddedEngine, OpenError};
+use crate::server::{self, Listeners, ServeError};
+use crate::telemetry;
+
+/// The exit status for a configuration that cannot be.
+const EXIT_CONFIG: u8 = 2;
+/// The exit status for everything else that keeps the server from serving.
+const EXIT_FAILED: u8 = 1;
+
+/// Serve the API. Settings come from defaults, the configuration file, COLUMBA_… environment
+/// variables and these flags, the later ones winning.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ServeArgs {
+    /// Where the gRPC API listens [default: 127.0.0.1:7171]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Where /livez and /readyz are answered [default: 127.0.0.1:7172]
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+    /// Where the log is kept [default: ./columba-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// A configuration file in TOML [default: the file that COLUMBA_CONFIG names, if it is set]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Allow addresses that other machines can reach, although there is no TLS and no identity
+    #[arg(long)]
+    pub insecure: bool,
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,columba=debug
+    /// [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl ServeArgs {
+    fn load(self) -> Result<Config, crate::config::Problems> {
+        let flags = [
+            ("listen", self.listen),
+            ("admin_listen", self.admin_listen),
+            ("data_dir", self.data_dir),
+            ("insecure", self.insecure.then(|| "true".to_owned())),
+            ("log.level", self.log_level),
+            ("log.format", self.log_format),
+        ];
+        let given = flags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        Config::load(self.config, given)
+    }
+}
+
+/// Why the server does not serve, or stopped. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot listen on {address}: {error}; {}", bind_hint(error))]
+    Bind { address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("cannot start: {0}; check the limits of threads and open files")]
+    System(#[from] std::io::Error),
+}
+
+fn bind_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "stop the process that uses the port, or choose another with --listen or --admin-listen"
+        }
+        std::io::ErrorKind::PermissionDenied => "choose a port above 1023",
+        std::io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
+        _ => "choose another with --listen or --admin-listen",
+    }
+}
+
+/// Serves until SIGTERM or SIGINT. Exit status 0 after a graceful stop, 2 for a bad configuration,
+/// else 1. Once it serves, it prints one line to standard output, whose format is stable:
+///
+/// ```text
+/// columba VERSION serving gRPC on ADDRESS, admin on ADDRESS, data in DIR
+/// ```
+#[must_use]
+pub fn run(args: ServeArgs) -> ExitCode {
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems.0 {
+                eprintln!("columba: {problem}");
+            }
+            return EXIT_CONFIG.into();
+        }
+    };
+    telemetry::init(&config.log);
+    match start(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("columba: {failure}");
+            EXIT_FAILED.into()
+        }
+    }
+}
+
+fn start(config: &Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(config));
+    // A disk that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: &Config) -> Result<(), Failure> {
+    let shutdown = signals()?;
+    // The ports first: a port in use must not leave a data directory behind.
+    let grpc = bind(config.listen).await?;
+    let admin = bind(config.admin_listen).await?;
+    let engine = EmbeddedEngine::open(&config.data_dir, config.storage.clone()).await?;
+    println!(
+        "columba {} serving gRPC on {}, admin on {}, data in {}",
+        env!("CARGO_PKG_VERSION"),
+        grpc.local_addr()?,
+        admin.local_addr()?,
+        config.data_dir.display()
+    );
+    let options = server::Options {
+        max_connections: config.limits.connections,
+        shutdown_deadline: config.shutdown.deadline,
+        ..server::Options::default()
+    };
+    let listeners = Listeners { grpc, admin: Some(admin) };
+    Ok(server::serve(Arc::new(engine), listeners, options, shutdown).await?)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| Failure::Bind { address, error })
+}
+
+/// Resolves at the first SIGTERM or SIGINT. The second ends the process at once.
+fn signals() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        either(&mut terminate, &mut interrupt).await;
+        tokio::spawn(async move {
+            either(&mut terminate, &mut interrupt).await;
+            eprintln!("columba: stopped at once by a second signal");
+            std::process::exit(EXIT_FAILED.into());
+        });
+    })
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,1 +1,0 @@
-//! The composition root: opens the engine, builds the services, serves, drains.

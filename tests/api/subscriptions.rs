@@ -1,0 +1,162 @@
+//! `SubscriptionService`.
+
+use std::collections::HashMap;
+
+use columba::proto::v1::start_position::Position;
+use columba::proto::v1::{
+    CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, GetSubscriptionRequest,
+    GetSubscriptionStatsRequest, ListSubscriptionsRequest, StartPosition, Subscription,
+    UpdateSubscriptionRequest,
+};
+use prost_types::{Duration, FieldMask};
+use tonic::Code;
+
+use crate::common::{TestServer, assert_refused, bad_fields};
+
+fn named(name: &str, topic: &str) -> Subscription {
+    Subscription { name: name.into(), topic: topic.into(), ..Subscription::default() }
+}
+
+fn create(subscription: Subscription) -> CreateSubscriptionRequest {
+    CreateSubscriptionRequest { subscription: Some(subscription), validate_only: false }
+}
+
+fn seconds(seconds: i64) -> Option<Duration> {
+    Some(Duration { seconds, nanos: 0 })
+}
+
+#[tokio::test]
+async fn a_subscription_is_created_found_changed_and_deleted() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    let mut subscriptions = server.subscriptions();
+
+    let made = subscriptions.create_subscription(create(named("billing", "orders"))).await.unwrap();
+    let made = made.into_inner().subscription.unwrap();
+    assert_eq!(
+        (made.mode(), made.ack_deadline, made.max_in_flight),
+        (DeliveryMode::Shared, seconds(30), 10_000)
+    );
+    assert!(matches!(made.start, Some(StartPosition { position: Some(Position::Earliest(_)) })));
+
+    let get = GetSubscriptionRequest { subscription: "billing".into() };
+    let found = subscriptions.get_subscription(get.clone()).await.unwrap().into_inner().subscription;
+    assert_eq!(found.as_ref(), Some(&made));
+
+    let change = Subscription {
+        ack_deadline: seconds(60),
+        labels: HashMap::from([("team".into(), "blue".into())]),
+        etag: made.etag.clone(),
+        ..named("billing", "")
+    };
+    let mask = FieldMask { paths: vec!["ack_deadline".into()] };
+    let request = UpdateSubscriptionRequest {
+        subscription: Some(change),
+        update_mask: Some(mask),
+        validate_only: false,
+    };
+    let changed = subscriptions.update_subscription(request.clone()).await.unwrap();
+    let changed = changed.into_inner().subscription.unwrap();
+    assert_eq!((changed.ack_deadline, changed.labels.len()), (seconds(60), 0));
+    let stale = subscriptions.update_subscription(request).await;
+    assert_refused(stale, Code::Aborted, "ETAG_MISMATCH");
+
+    let delete = DeleteSubscriptionRequest { subscription: "billing".into(), etag: changed.etag };
+    subscriptions.delete_subscription(delete).await.unwrap();
+    let gone = subscriptions.get_subscription(get).await;
+    assert_refused(gone, Code::NotFound, "SUBSCRIPTION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn creating_again_succeeds_with_the_same_settings_only() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    let mut subscriptions = server.subscriptions();
+    for _ in 0..2 {
+        subscriptions.create_subscription(create(named("billing", "orders"))).await.unwrap();
+    }
+    let other = Subscription { max_in_flight: 1, ..named("billing", "orders") };
+    let refused = subscriptions.create_subscription(create(other)).await;
+    assert_refused(refused, Code::AlreadyExists, "SUBSCRIPTION_EXISTS");
+    let nowhere = subscriptions.create_subscription(create(named("other", "nothing"))).await;
+    assert_refused(nowhere, Code::NotFound, "TOPIC_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn bad_settings_are_refused_together() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    let bad = Subscription {
+        name: "../billing".into(),
+        topic: String::new(),
+        mode: 9,
+        start: Some(StartPosition { position: None }),
+        ack_deadline: seconds(-5),
+        max_in_flight: 1_000_001,
+        ..Subscription::default()
+    };
+    let refused = server.subscriptions().create_subscription(create(bad)).await;
+    let status = assert_refused(refused, Code::InvalidArgument, "INVALID_NAME");
+    let mut fields = bad_fields(&status);
+    fields.sort();
+    let suffixes = ["ack_deadline", "max_in_flight", "mode", "name", "start", "topic"];
+    assert_eq!(fields, suffixes.map(|field| format!("subscription.{field}")));
+}
+
+#[tokio::test]
+async fn invalid_durations_are_refused() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    for (seconds, nanos) in [
+        (0, 999_999_999),
+        (43_200, 1),
+        (-1, 0),
+        (5, -1),
+        (5, 1_000_000_000),
+        (i64::MAX, 0),
+        (i64::MIN, i32::MIN),
+    ] {
+        let ack_deadline = Some(Duration { seconds, nanos });
+        let bad = Subscription { ack_deadline, ..named("billing", "orders") };
+        let refused = server.subscriptions().create_subscription(create(bad)).await;
+        let status = assert_refused(refused, Code::InvalidArgument, "INVALID_DURATION");
+        assert!(status.message().contains("1s to 12h"), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn lists_can_be_cut_to_a_topic() {
+    let server = TestServer::start().await;
+    for topic in ["orders", "users"] {
+        server.create_topic(topic).await;
+        for name in ["one", "two"] {
+            server.create_subscription(&format!("{topic}.{name}"), topic).await;
+        }
+    }
+    let mut subscriptions = server.subscriptions();
+    let request = ListSubscriptionsRequest { topic: "users".into(), page_size: 1, ..Default::default() };
+    let first = subscriptions.list_subscriptions(request.clone()).await.unwrap().into_inner();
+    assert_eq!(first.subscriptions[0].name, "users.one");
+    let next = ListSubscriptionsRequest { page_token: first.next_page_token, ..request };
+    let second = subscriptions.list_subscriptions(next.clone()).await.unwrap().into_inner();
+    assert_eq!((second.subscriptions[0].name.as_str(), second.next_page_token.as_str()), ("users.two", ""));
+    let of_another_topic = ListSubscriptionsRequest { topic: "orders".into(), ..next };
+    let refused = subscriptions.list_subscriptions(of_another_topic).await;
+    assert_refused(refused, Code::InvalidArgument, "INVALID_PAGE_TOKEN");
+}
+
+#[tokio::test]
+async fn stats_count_what_is_left() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    server.create_subscription("billing", "orders").await;
+    server.publish("orders", &["a", "b"]).await;
+    let request = GetSubscriptionStatsRequest { subscription: "billing".into() };
+    let stats = server.subscriptions().get_subscription_stats(request).await.unwrap().into_inner();
+    let stats = stats.stats.unwrap();
+    assert_eq!((stats.backlog_messages, stats.in_flight, stats.committed_offset), (2, 0, 0));
+    assert!(stats.oldest_unacked_age.is_some() && stats.time.is_some());
+    let request = GetSubscriptionStatsRequest { subscription: "nothing".into() };
+    let unknown = server.subscriptions().get_subscription_stats(request).await;
+    assert_refused(unknown, Code::NotFound, "SUBSCRIPTION_NOT_FOUND");
+}
