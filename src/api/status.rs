@@ -178,6 +178,11 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             metadata.extend([("first_offset", first.to_string()), ("last_offset", last.to_string())]);
             (detail, metadata)
         }
+        E::Unreadable { topic, offset, .. } => {
+            let (_, mut metadata) = resource("topic", topic);
+            metadata.push(("offset", offset.to_string()));
+            (Detail::None, metadata)
+        }
         E::Overloaded { .. } | E::Closed | E::Failed(_) => (Detail::None, Vec::new()),
     }
 }

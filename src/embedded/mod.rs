@@ -1,48 +1,250 @@
-//! The embedded engine: one log on the local disk.
+//! The embedded engine: one log on the local disk, and leases in memory over it.
+//!
+//! In reading order: [`topics`] and [`subscriptions`] are the engine's operations; [`log`] is the
+//! write path and the read path; [`delivery`] decides who gets what; [`state`] is what the log says,
+//! kept by the writer, stored by [`checkpoint`], rebuilt by recovery.
 
-use std::path::Path;
+mod checkpoint;
+mod delivery;
+mod identity;
+mod log;
+mod open;
+mod progress;
+mod records;
+mod state;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod topics;
 
-/// What a user may tune about the embedded engine.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Size of a segment file in bytes. Default: 128 MiB. From 32 MiB (larger than the largest
-    /// transaction) to 1 GiB.
-    pub segment_bytes: u64,
-    /// How many bytes of the log's newest data are kept in memory for readers. Default: 64 MiB.
-    pub tail_cache_bytes: usize,
-    /// How many bytes may wait to be written before publishers wait. Default: 64 MiB.
-    pub write_queue_bytes: usize,
-    /// Free disk space in bytes below which publishing is refused, kept for acks and deletes.
-    /// Default: 64 MiB.
-    pub disk_reserve_bytes: u64,
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+
+use self::delivery::ack_id::Signer;
+use self::log::Log;
+use self::subscriptions::SubscriptionHandle;
+use self::topic::TopicHandle;
+use crate::engine::{
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
+    Settlement, SubscriptionChange, Target, TopicChange,
+};
+use crate::model::limits::MAX_CONSUMERS;
+use crate::model::{
+    Delivery, Durability, Envelope, Name, Start, StoredMessage, Subscription, SubscriptionSettings,
+    SubscriptionStats, Topic, TopicSettings,
+};
+
+pub use self::open::{OpenError, Options};
+
+/// The engine that keeps one log on the local disk. Cheap to clone.
+#[derive(Clone)]
+pub struct EmbeddedEngine(Arc<Shared>);
+
+struct Shared {
+    log: Log,
+    signer: Signer,
+    catalog: RwLock<Catalog>,
+    /// Held while topics or subscriptions change; the last number given to one.
+    changes: tokio::sync::Mutex<u64>,
+    /// A permit for each open consumer.
+    consumers: Arc<Semaphore>,
+    last_consumer: AtomicU64,
+    /// The reason once the engine is closed.
+    end: watch::Sender<Option<Error>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 128 << 20,
-            tail_cache_bytes: 64 << 20,
-            write_queue_bytes: 64 << 20,
-            disk_reserve_bytes: 64 << 20,
+/// What there is, by name.
+#[derive(Default)]
+struct Catalog {
+    topics: BTreeMap<Name, Arc<TopicHandle>>,
+    subscriptions: BTreeMap<Name, Arc<SubscriptionHandle>>,
+}
+
+impl Shared {
+    fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_topic(&self, name: &Name) -> Result<Arc<TopicHandle>> {
+        self.check_open()?;
+        let topic = self.catalog().topics.get(name).cloned();
+        topic.ok_or_else(|| Error::TopicNotFound(name.clone()))
+    }
+
+    fn find_subscription(&self, name: &Name) -> Result<Arc<SubscriptionHandle>> {
+        self.check_open()?;
+        let subscription = self.catalog().subscriptions.get(name).cloned();
+        subscription.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.end.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    fn consumer_name(&self) -> String {
+        format!("c{}", self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    async fn close(&self) {
+        self.log.close().await;
+        let ended = self.end.send_replace(Some(Error::Closed)).is_some();
+        if ended {
+            return;
+        }
+        for subscription in self.catalog().subscriptions.values() {
+            subscription.end(Error::Closed);
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(JoinHandle::join));
+        if !matches!(joined.await, Ok(Ok(()))) {
+            tracing::error!("a thread of the log ended by a panic");
         }
     }
 }
 
-/// Why a data directory cannot be opened. The message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Tmp.
-    #[error("not built yet")]
-    Todo,
+/// Runs a change to its end even if the caller goes away: what the log has must also be in memory.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(change).await.unwrap_or(Err(Error::Closed))
 }
 
-/// The engine.
-pub struct EmbeddedEngine;
+/// The entries of a page, from a map by name.
+fn page<'a, T>(map: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item = &'a T> {
+    let after = page.after.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+    let entries = map.range::<Name, _>((after, std::ops::Bound::Unbounded));
+    let matches = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
+    entries.filter(move |(name, _)| matches(name)).map(|(_, value)| value)
+}
 
-impl EmbeddedEngine {
-    /// Opens the data directory, creating it if it does not exist, and recovers its log.
-    pub async fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let _ = (dir, options);
-        Err(OpenError::Todo)
+#[async_trait]
+impl Engine for EmbeddedEngine {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { engine: "embedded", persistent: true, exclusive: true }
+    }
+
+    async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
+        to_its_end(Arc::clone(&self.0).create_topic(name, settings, intent)).await
+    }
+
+    async fn topic(&self, name: &Name) -> Result<Topic> {
+        Ok(self.0.find_topic(name)?.describe())
+    }
+
+    async fn topics(&self, list: Page) -> Result<Vec<Topic>> {
+        self.0.check_open()?;
+        let catalog = self.0.catalog();
+        Ok(page(&catalog.topics, &list).take(list.limit).map(|topic| topic.describe()).collect())
+    }
+
+    async fn update_topic(
+        &self,
+        name: &Name,
+        change: TopicChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Topic> {
+        to_its_end(Arc::clone(&self.0).update_topic(name.clone(), change, expected, intent)).await
+    }
+
+    async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()> {
+        to_its_end(Arc::clone(&self.0).delete_topic(name.clone(), expected)).await
+    }
+
+    async fn submit(
+        &self,
+        topic: &Name,
+        messages: Vec<Envelope>,
+        durability: Option<Durability>,
+    ) -> Result<PendingReceipt> {
+        self.0.submit(topic, messages, durability).await
+    }
+
+    async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>> {
+        let topic = self.0.find_topic(topic)?;
+        let reader = &self.0.log.reader;
+        let from = reader.resolve(&topic, start).await?;
+        reader.read(&topic, from, limit).await
+    }
+
+    async fn create_subscription(
+        &self,
+        name: Name,
+        settings: SubscriptionSettings,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        to_its_end(Arc::clone(&self.0).create_subscription(name, settings, intent)).await
+    }
+
+    async fn subscription(&self, name: &Name) -> Result<Subscription> {
+        Ok(self.0.find_subscription(name)?.describe())
+    }
+
+    async fn subscriptions(&self, list: Page, topic: Option<Name>) -> Result<Vec<Subscription>> {
+        self.0.check_open()?;
+        let catalog = self.0.catalog();
+        let wanted = |subscription: &&Arc<SubscriptionHandle>| {
+            topic.as_ref().is_none_or(|topic| subscription.topic.name == *topic)
+        };
+        let found = page(&catalog.subscriptions, &list).filter(wanted).take(list.limit);
+        Ok(found.map(|subscription| subscription.describe()).collect())
+    }
+
+    async fn update_subscription(
+        &self,
+        name: &Name,
+        change: SubscriptionChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        to_its_end(Arc::clone(&self.0).update_subscription(name.clone(), change, expected, intent)).await
+    }
+
+    async fn delete_subscription(&self, name: &Name, expected: Option<u64>) -> Result<()> {
+        to_its_end(Arc::clone(&self.0).delete_subscription(name.clone(), expected)).await
+    }
+
+    async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats> {
+        self.0.stats(subscription).await
+    }
+
+    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
+        self.0.check_open()?;
+        let too_many = |_| Error::TooMany { what: "open consumers", limit: MAX_CONSUMERS };
+        let permit = Arc::clone(&self.0.consumers).try_acquire_owned().map_err(too_many)?;
+        match target {
+            Target::Durable(name) => self.0.subscribe(&name, credit, permit).await,
+            Target::Ephemeral { topic, start } => self.0.follow(&topic, start, credit, permit).await,
+        }
+    }
+
+    async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
+        self.0.find_subscription(subscription)?.pull(limit, wait).await
+    }
+
+    async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled> {
+        self.0.settle(subscription, ids, settlement).await
+    }
+
+    async fn failed(&self) -> String {
+        self.0.log.failed().await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
     }
 }

@@ -98,6 +98,16 @@ pub enum Error {
         /// Last damaged offset.
         last: Offset,
     },
+    /// The disk cannot be read now.
+    #[error("offset {offset} of topic {topic} cannot be read: {reason}; retry, and check the server's disk")]
+    Unreadable {
+        /// The topic.
+        topic: Name,
+        /// Where reading failed.
+        offset: Offset,
+        /// What the system said.
+        reason: String,
+    },
     /// The engine is shutting down.
     #[error("the server is shutting down; retry, and you will reach its successor")]
     Closed,
@@ -130,7 +140,7 @@ impl Error {
             Self::MessageTooLarge { .. } => Kind::InvalidArgument,
             Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
-            Self::Closed | Self::Failed(_) => Kind::Unavailable,
+            Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
         }
     }
 
@@ -152,6 +162,7 @@ impl Error {
             Self::Overloaded { .. } => "WRITE_QUEUE_FULL",
             Self::DiskFull { .. } => "DISK_FULL",
             Self::Damaged { .. } => "DATA_DAMAGED",
+            Self::Unreadable { .. } => "LOG_UNREADABLE",
             Self::Closed => "SHUTTING_DOWN",
             Self::Failed(_) => "LOG_FAILED",
             Self::Unsupported { .. } => "UNSUPPORTED",
@@ -164,7 +175,7 @@ impl Error {
         match self {
             Self::Overloaded { retry_after } => Some(*retry_after),
             Self::DiskFull { .. } => Some(Duration::from_secs(10)),
-            Self::Closed | Self::Failed(_) => Some(Duration::from_secs(1)),
+            Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -1,0 +1,82 @@
+//! What a stream holds of a durable subscription.
+
+use async_trait::async_trait;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::dispatch::Event;
+use super::leases::ConsumerId;
+use crate::engine::{Consumer, Credit, Error, Result};
+use crate::model::Delivery;
+
+/// A consumer of a durable subscription. Dropping it gives back what it holds.
+pub(crate) struct DurableConsumer {
+    name: String,
+    id: ConsumerId,
+    events: mpsc::Sender<Event>,
+    slot: mpsc::Receiver<Vec<Delivery>>,
+    /// Whether the dispatcher knows that this consumer waits.
+    waiting: bool,
+    end: watch::Receiver<Option<Error>>,
+    /// A place in the dispatcher's queue for the goodbye, so that it never has to wait.
+    goodbye: Option<mpsc::OwnedPermit<Event>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl DurableConsumer {
+    /// Connects to a subscription.
+    pub(crate) async fn join(
+        name: String,
+        events: mpsc::Sender<Event>,
+        credit: Credit,
+        end: watch::Receiver<Option<Error>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Self> {
+        let ended = |_| reason(&end);
+        let goodbye = events.clone().reserve_owned().await.map_err(|_| reason(&end))?;
+        let (slot_sender, slot) = mpsc::channel(1);
+        let (reply, joined) = oneshot::channel();
+        let join = Event::Join { credit, slot: slot_sender, reply };
+        events.send(join).await.map_err(|_| reason(&end))?;
+        let id = joined.await.map_err(ended)??;
+        let goodbye = Some(goodbye);
+        Ok(Self { name, id, events, slot, waiting: false, end, goodbye, _permit: permit })
+    }
+}
+
+/// Why a subscription ended.
+pub(crate) fn reason(end: &watch::Receiver<Option<Error>>) -> Error {
+    end.borrow().clone().unwrap_or(Error::Closed)
+}
+
+#[async_trait]
+impl Consumer for DurableConsumer {
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    async fn next(&mut self) -> Result<Vec<Delivery>> {
+        if !self.waiting {
+            // If this future is dropped before the send, nothing happened; after it, the messages wait
+            // in the slot.
+            let permit = self.events.reserve().await.map_err(|_| reason(&self.end))?;
+            permit.send(Event::Want(self.id));
+            self.waiting = true;
+        }
+        let deliveries = self.slot.recv().await.ok_or_else(|| reason(&self.end))?;
+        self.waiting = false;
+        Ok(deliveries)
+    }
+
+    async fn set_credit(&mut self, credit: Credit) {
+        // A subscription that has ended says so in `next`.
+        let _ = self.events.send(Event::Credit(self.id, credit)).await;
+    }
+}
+
+impl Drop for DurableConsumer {
+    fn drop(&mut self) {
+        if let Some(place) = self.goodbye.take() {
+            place.send(Event::Leave(self.id));
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! The task that owns one subscription: it feeds the leases with what happens, fetches messages from
+//! the log, and hands them to consumers that wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, OptionFuture};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::ack_id::{AckId, Signer};
+use super::leases::{ConsumerId, Leases, Next, Rules};
+use crate::embedded::log::{Log, Operation, Place};
+use crate::embedded::topic::TopicHandle;
+use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
+use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
+use crate::model::{Delivery, Name, Offset, StoredMessage};
+
+/// Calls that may wait for the task, beside the one of each consumer.
+const QUEUED_CALLS: usize = 256;
+/// Events handled before messages are handed out again.
+const EVENTS_AT_ONCE: usize = 256;
+/// Pulls that may wait for messages at once.
+const MAX_PULLS: usize = 1_000;
+/// How much one fetch reads.
+const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
+/// How long to wait after the disk could not be read.
+const READ_RETRY: Duration = Duration::from_secs(1);
+/// With fewer messages ready than this, the next ones are fetched while these are handed out.
+const READ_AHEAD_BELOW: usize = MAX_BATCH_MESSAGES / 2;
+
+/// Messages for a waiting consumer. Closed when the subscription ends.
+pub(crate) type Slot = mpsc::Sender<Vec<Delivery>>;
+
+/// Everything that can happen to a subscription from outside.
+pub(crate) enum Event {
+    /// A consumer connects.
+    Join { credit: Credit, slot: Slot, reply: oneshot::Sender<Result<ConsumerId>> },
+    /// A consumer waits for messages.
+    Want(ConsumerId),
+    /// A consumer's credit changes.
+    Credit(ConsumerId, Credit),
+    /// A consumer is gone.
+    Leave(ConsumerId),
+    /// Deliveries are to be settled.
+    Settle {
+        ids: Vec<Bytes>,
+        settlement: Settlement,
+        place: Option<Place>,
+        reply: oneshot::Sender<SettleReply>,
+    },
+    /// Messages are asked for without a consumer.
+    Pull(Pull),
+    /// The owner changed the rules.
+    Rules(Rules),
+    /// How is it going?
+    Stats(oneshot::Sender<Snapshot>),
+}
+
+/// What came of a settlement.
+pub(crate) struct SettleReply {
+    /// Ids without effect.
+    pub(crate) failures: Vec<(Bytes, Failure)>,
+    /// Resolves with the floor when what was settled is durable; `None` if nothing was.
+    pub(crate) durable: Option<oneshot::Receiver<Result<Offset>>>,
+    /// The write queue's place, held until then.
+    pub(crate) place: Option<Place>,
+}
+
+/// A pull that waits for messages.
+pub(crate) struct Pull {
+    pub(crate) limit: ReadLimit,
+    pub(crate) until: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Vec<Delivery>>>,
+}
+
+/// Where a subscription stands.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) leased: u64,
+    pub(crate) backlog: u64,
+    pub(crate) redelivered: u64,
+    pub(crate) consumers: u32,
+    /// The oldest message that is not settled.
+    pub(crate) oldest: Option<Offset>,
+}
+
+/// What the task is given to work with.
+pub(crate) struct Subject {
+    /// The subscription's name.
+    pub(crate) name: Name,
+    /// Its number.
+    pub(crate) id: u64,
+    /// What it reads.
+    pub(crate) topic: Arc<TopicHandle>,
+    pub(crate) log: Log,
+    pub(crate) signer: Signer,
+    /// The durable floor, stored by the log's writer.
+    pub(crate) committed: Arc<AtomicU64>,
+    /// Becomes the reason when the subscription ends.
+    pub(crate) end: watch::Receiver<Option<Error>>,
+}
+
+/// Starts the task. It ends when every sender is gone or `subject.end` has a reason.
+pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
+    let (events, queue) = mpsc::channel(MAX_CONSUMERS_PER_SUBSCRIPTION + QUEUED_CALLS);
+    let dispatcher = Dispatcher {
+        subject,
+        leases,
+        slots: BTreeMap::new(),
+        takers: VecDeque::new(),
+        ready: VecDeque::new(),
+        again: BTreeMap::new(),
+        fetch: None,
+        behind: false,
+        read_again: None,
+    };
+    tokio::spawn(dispatcher.run(queue));
+    events
+}
+
+/// Somebody who waits for messages.
+enum Taker {
+    Consumer(ConsumerId),
+    Pull(Pull),
+}
+
+/// What is being read from disk.
+enum Fetched {
+    /// Messages never handed out, from this offset on.
+    New(Offset, Result<Vec<StoredMessage>>),
+    /// Messages to be handed out again, from this offset on.
+    Again(Offset, Result<Vec<StoredMessage>>),
+}
+
+struct Dispatcher {
+    subject: Subject,
+    leases: Leases,
+    slots: BTreeMap<ConsumerId, Slot>,
+    /// Who waits, in turn. A consumer is here at most once.
+    takers: VecDeque<Taker>,
+    /// Fetched messages that were never handed out, in order.
+    ready: VecDeque<StoredMessage>,
+    /// Fetched messages to be handed out again.
+    again: BTreeMap<Offset, StoredMessage>,
+    fetch: Option<BoxFuture<'static, Fetched>>,
+    /// The last messages came from disk: more will.
+    behind: bool,
+    /// The disk could not be read: not before this time again.
+    read_again: Option<Instant>,
+}
+
+impl Dispatcher {
+    async fn run(mut self, mut queue: mpsc::Receiver<Event>) {
+        let mut visible = self.subject.topic.watch();
+        let mut end = self.subject.end.clone();
+        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut wake_at = None::<Instant>;
+        loop {
+            let timer = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => pending().await,
+                }
+            };
+            let fetched = OptionFuture::from(self.fetch.as_mut());
+            tokio::select! {
+                reason = end.wait_for(Option::is_some) => {
+                    let reason = reason.ok().and_then(|reason| reason.clone()).unwrap_or(Error::Closed);
+                    return self.finish(&reason);
+                }
+                count = queue.recv_many(&mut events, EVENTS_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                Some(fetched) = fetched => {
+                    self.fetch = None;
+                    self.fetched(fetched);
+                }
+                changed = visible.changed(), if !self.takers.is_empty() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = timer => {}
+            }
+            let now = Instant::now();
+            for event in events.drain(..) {
+                self.handle(event, now);
+            }
+            visible.mark_unchanged();
+            self.leases.expire(now);
+            self.hand_out(now);
+            wake_at = self.wake_at(now);
+        }
+    }
+
+    fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Join { credit, slot, reply } => self.join(credit, slot, reply, now),
+            Event::Want(consumer) => self.takers.push_back(Taker::Consumer(consumer)),
+            Event::Credit(consumer, credit) => self.leases.set_credit(consumer, credit),
+            Event::Leave(consumer) => self.leave(consumer, now),
+            Event::Settle { ids, settlement, place, reply } => {
+                let _ = reply.send(self.settle(ids, settlement, place, now));
+            }
+            Event::Pull(pull) => self.pull(pull),
+            Event::Rules(rules) => self.leases.set_rules(rules),
+            Event::Stats(reply) => drop(reply.send(self.snapshot())),
+        }
+    }
+
+    fn join(&mut self, credit: Credit, slot: Slot, reply: oneshot::Sender<Result<ConsumerId>>, now: Instant) {
+        if self.leases.consumers() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
+            let what = "consumers on this subscription";
+            let _ = reply.send(Err(Error::TooMany { what, limit: MAX_CONSUMERS_PER_SUBSCRIPTION }));
+            return;
+        }
+        let consumer = self.leases.join(credit);
+        self.slots.insert(consumer, slot);
+        if reply.send(Ok(consumer)).is_err() {
+            self.leave(consumer, now);
+        }
+    }
+
+    fn leave(&mut self, consumer: ConsumerId, now: Instant) {
+        self.slots.remove(&consumer);
+        self.takers.retain(|taker| !matches!(taker, Taker::Consumer(id) if *id == consumer));
+        self.leases.leave(consumer, now);
+    }
+
+    fn pull(&mut self, pull: Pull) {
+        if self.leases.room(None).0 == 0 {
+            let _ = pull.reply.send(Err(Error::Held(self.subject.name.clone())));
+        } else if self.takers.len() >= MAX_PULLS + MAX_CONSUMERS_PER_SUBSCRIPTION {
+            let what = "pulls waiting on this subscription";
+            let _ = pull.reply.send(Err(Error::TooMany { what, limit: MAX_PULLS }));
+        } else {
+            self.takers.push_back(Taker::Pull(pull));
+        }
+    }
+
+    fn settle(
+        &mut self,
+        ids: Vec<Bytes>,
+        settlement: Settlement,
+        place: Option<Place>,
+        now: Instant,
+    ) -> SettleReply {
+        let mut failures = Vec::new();
+        let mut ranges = Ranges::default();
+        for id in ids {
+            if let Err(failure) = self.settle_one(&id, settlement, now, &mut ranges) {
+                failures.push((id, failure));
+            }
+        }
+        let durable = (!ranges.0.is_empty()).then(|| {
+            let (reply, durable) = oneshot::channel();
+            self.commit(ranges.0, reply);
+            durable
+        });
+        SettleReply { failures, durable, place }
+    }
+
+    fn settle_one(
+        &mut self,
+        id: &Bytes,
+        settlement: Settlement,
+        now: Instant,
+        ranges: &mut Ranges,
+    ) -> std::result::Result<(), Failure> {
+        let AckId { subscription, offset, delivery } =
+            self.subject.signer.open(id).ok_or(Failure::Unknown)?;
+        if subscription != self.subject.id {
+            return Err(Failure::WrongSubscription);
+        }
+        self.leases.check(offset, delivery)?;
+        match settlement {
+            Settlement::Ack { cumulative } => {
+                let first = if cumulative { self.leases.progress().floor() + 1 } else { offset };
+                self.leases.settle(first, offset);
+                ranges.add(first, offset);
+            }
+            Settlement::Nack { delay } => self.leases.nack(offset, delivery, now + delay),
+            Settlement::Extend { deadline } => {
+                let deadline = deadline.unwrap_or(self.leases.ack_deadline());
+                self.leases.extend(offset, now + deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let (visible, progress) = (self.subject.topic.visible(), self.leases.progress());
+        let backlog = visible.saturating_sub(progress.floor()).saturating_sub(progress.settled_above());
+        Snapshot {
+            leased: self.leases.leased() as u64,
+            backlog,
+            redelivered: self.leases.redelivered(),
+            consumers: u32::try_from(self.leases.consumers()).unwrap_or(u32::MAX),
+            oldest: (backlog > 0).then(|| progress.floor() + 1),
+        }
+    }
+
+    /// When to wake although nothing else happens. What is due by now and was not handed out waits for
+    /// something else than time.
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if self.takers.is_empty() {
+            return None;
+        }
+        let pulls = self.takers.iter().filter_map(|taker| match taker {
+            Taker::Pull(pull) => Some(pull.until),
+            Taker::Consumer(_) => None,
+        });
+        let times = pulls.chain(self.leases.wake_after(now)).chain(self.read_again);
+        times.filter(|&at| at > now).min()
+    }
+
+    /// Serves those who wait, each in turn, as long as there is something for somebody.
+    fn hand_out(&mut self, now: Instant) {
+        let mut passed = 0;
+        while passed < self.takers.len() {
+            let Some(taker) = self.takers.pop_front() else { break };
+            match self.serve(taker, now) {
+                Some(unserved) => {
+                    self.takers.push_back(unserved);
+                    passed += 1;
+                }
+                None => passed = 0,
+            }
+        }
+        if !self.takers.is_empty() && self.behind && self.ready.len() < READ_AHEAD_BELOW {
+            self.fetch_new(self.ready.back().map_or(self.next_new(), |last| last.offset + 1));
+        }
+        self.end_pulls(now);
+    }
+
+    /// Serves one; returns it if there is nothing for it now.
+    fn serve(&mut self, taker: Taker, now: Instant) -> Option<Taker> {
+        let (consumer, limit) = match &taker {
+            Taker::Consumer(id) if !self.slots.contains_key(id) => return None,
+            Taker::Pull(pull) if pull.reply.is_closed() => return None,
+            Taker::Consumer(id) => (Some(*id), FETCH),
+            Taker::Pull(pull) => (None, pull.limit),
+        };
+        let deliveries = self.collect(consumer, limit, now);
+        if deliveries.is_empty() {
+            return Some(taker);
+        }
+        let refused = match taker {
+            Taker::Consumer(id) => self.slots.get(&id).map(|slot| slot.try_send(deliveries).is_err()),
+            Taker::Pull(pull) => pull.reply.send(Ok(deliveries)).err().map(|refused| {
+                self.give_back(refused, now);
+                false
+            }),
+        };
+        if let (Some(id), Some(true)) = (consumer, refused) {
+            self.leave(id, now);
+        }
+        None
+    }
+
+    /// A pull went away just now: its messages are due at once.
+    fn give_back(&mut self, refused: Result<Vec<Delivery>>, now: Instant) {
+        for delivery in refused.unwrap_or_default() {
+            if let Some(id) = self.subject.signer.open(&delivery.ack_id) {
+                self.leases.nack(id.offset, id.delivery, now);
+            }
+        }
+    }
+
+    /// Leases messages to a consumer, as many as there are, as it may have, and as is fair.
+    fn collect(&mut self, consumer: Option<ConsumerId>, limit: ReadLimit, now: Instant) -> Vec<Delivery> {
+        let (room_messages, room_bytes) = self.leases.room(consumer);
+        let room = room_messages.min(limit.messages);
+        if room == 0 {
+            return Vec::new();
+        }
+        self.make_ready();
+        let available = self.ready.len() + self.leases.due(now);
+        let share = available.div_ceil(1 + self.others_with_room()).max(1);
+        let max_messages = room.min(share);
+        let max_bytes = room_bytes.min(limit.bytes as u64);
+
+        let mut batch: Vec<(StoredMessage, u64, u32)> = Vec::with_capacity(max_messages.min(available));
+        let mut bytes = 0;
+        let mut skip_again = false;
+        while batch.len() < max_messages {
+            let message = match self.leases.next(now, skip_again) {
+                Next::Nothing => break,
+                Next::Again(offset) => {
+                    let Some(message) = self.take_again(offset) else {
+                        skip_again = true;
+                        continue;
+                    };
+                    message
+                }
+                Next::New => {
+                    let Some(message) = self.take_new() else { break };
+                    message
+                }
+            };
+            let size = message.envelope.len() as u64;
+            let first = batch.is_empty() && self.leases.holds_nothing(consumer);
+            if bytes + size > max_bytes && !first {
+                self.put_back(message);
+                break;
+            }
+            bytes += size;
+            let handed = self.leases.hand_out(consumer, message.offset, size, now);
+            batch.push((message, handed.delivery, handed.attempt));
+        }
+        self.sign(batch)
+    }
+
+    /// How many others wait and may have messages.
+    fn others_with_room(&self) -> usize {
+        let room = |taker: &&Taker| match taker {
+            Taker::Consumer(id) => self.leases.room(Some(*id)).0 > 0,
+            Taker::Pull(_) => true,
+        };
+        self.takers.iter().filter(room).count()
+    }
+
+    fn sign(&self, batch: Vec<(StoredMessage, u64, u32)>) -> Vec<Delivery> {
+        let ids = batch.iter().map(|(message, delivery, _)| AckId {
+            subscription: self.subject.id,
+            offset: message.offset,
+            delivery: *delivery,
+        });
+        let ids: Vec<_> = self.subject.signer.sign(ids).collect();
+        let deliveries = batch.into_iter().zip(ids);
+        deliveries.map(|((message, _, attempt), ack_id)| Delivery { ack_id, attempt, message }).collect()
+    }
+
+    fn put_back(&mut self, message: StoredMessage) {
+        if self.leases.is_new(message.offset) {
+            self.ready.push_front(message);
+        } else {
+            self.again.insert(message.offset, message);
+        }
+    }
+
+    fn take_new(&mut self) -> Option<StoredMessage> {
+        self.make_ready();
+        self.ready.pop_front()
+    }
+
+    /// Drops what was settled in the meantime, and gets more if that was all.
+    fn make_ready(&mut self) {
+        loop {
+            while self.ready.front().is_some_and(|message| !self.leases.is_new(message.offset)) {
+                self.ready.pop_front();
+            }
+            if !self.ready.is_empty() || !self.may_fetch() {
+                return;
+            }
+            let from = self.next_new();
+            if from > self.subject.topic.visible() {
+                self.behind = false;
+                return;
+            }
+            match self.subject.log.reader.read_cached(&self.subject.topic, from, FETCH) {
+                Some(read) => {
+                    self.behind = false;
+                    self.fetched(Fetched::New(from, read));
+                }
+                None => return self.fetch_new(from),
+            }
+        }
+    }
+
+    /// Whether the log may be read: not while it is being read, nor just after that failed.
+    fn may_fetch(&self) -> bool {
+        self.fetch.is_none() && self.read_again.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// The first message from the cursor on that was never handed out.
+    fn next_new(&self) -> Offset {
+        let mut from = self.leases.cursor();
+        while !self.leases.is_new(from) {
+            from += 1;
+        }
+        from
+    }
+
+    fn take_again(&mut self, offset: Offset) -> Option<StoredMessage> {
+        if let Some(message) = self.again.remove(&offset) {
+            return Some(message);
+        }
+        if !self.may_fetch() {
+            return None;
+        }
+        let limit = ReadLimit { messages: 1, ..FETCH };
+        match self.subject.log.reader.read_cached(&self.subject.topic, offset, limit) {
+            Some(read) => self.fetched(Fetched::Again(offset, read)),
+            None => self.fetch_again(offset),
+        }
+        self.again.remove(&offset)
+    }
+
+    fn fetch_new(&mut self, from: Offset) {
+        if self.may_fetch() && from <= self.subject.topic.visible() {
+            self.behind = true;
+            let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
+            self.fetch =
+                Some(Box::pin(async move { Fetched::New(from, reader.read(&topic, from, FETCH).await) }));
+        }
+    }
+
+    fn fetch_again(&mut self, from: Offset) {
+        let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
+        self.fetch =
+            Some(Box::pin(async move { Fetched::Again(from, reader.read(&topic, from, FETCH).await) }));
+    }
+
+    fn fetched(&mut self, fetched: Fetched) {
+        let (from, read, is_new) = match fetched {
+            Fetched::New(from, read) => (from, read, true),
+            Fetched::Again(from, read) => (from, read, false),
+        };
+        match read {
+            Ok(messages) if is_new => self.ready.extend(messages),
+            // Whatever else came along is kept only if it is waiting too.
+            Ok(messages) => {
+                let leases = &self.leases;
+                let waiting = messages.into_iter().filter(|message| leases.is_waiting(message.offset));
+                self.again = waiting.map(|message| (message.offset, message)).collect();
+            }
+            Err(Error::Damaged { first, last, .. }) => self.skip_damaged(first, last),
+            Err(error) => {
+                tracing::error!(subscription = %self.subject.name, from, %error, "could not read; trying again");
+                self.read_again = Some(Instant::now() + READ_RETRY);
+            }
+        }
+    }
+
+    /// Damaged messages cannot be delivered and must not hold up the others: they count as settled.
+    fn skip_damaged(&mut self, first: Offset, last: Offset) {
+        let (name, topic) = (&self.subject.name, &self.subject.topic.name);
+        tracing::error!(subscription = %name, %topic, first, last, "skipping messages damaged on disk");
+        self.leases.settle(first, last);
+        let (reply, _) = oneshot::channel();
+        self.commit(vec![(first, last)], reply);
+    }
+
+    /// Has the log remember what is settled.
+    fn commit(&self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
+        let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
+        self.subject.log.submit(Operation::Settle { subscription, ranges, committed, reply });
+    }
+
+    /// Answers pulls whose time is over, unless their messages are being fetched.
+    fn end_pulls(&mut self, now: Instant) {
+        if self.fetch.is_some() {
+            return;
+        }
+        for taker in std::mem::take(&mut self.takers) {
+            match taker {
+                Taker::Pull(pull) if pull.until <= now => drop(pull.reply.send(Ok(Vec::new()))),
+                taker => self.takers.push_back(taker),
+            }
+        }
+    }
+
+    /// The subscription is gone. Consumers see their slots close.
+    fn finish(self, reason: &Error) {
+        for taker in self.takers {
+            if let Taker::Pull(pull) = taker {
+                let _ = pull.reply.send(Err(reason.clone()));
+            }
+        }
+    }
+}
+
+/// Ranges of offsets, neighbours joined as they come.
+#[derive(Default)]
+struct Ranges(Vec<(Offset, Offset)>);
+
+impl Ranges {
+    fn add(&mut self, first: Offset, last: Offset) {
+        match self.0.last_mut() {
+            Some((_, end)) if *end + 1 == first => *end = last,
+            _ => self.0.push((first, last)),
+        }
+    }
+}

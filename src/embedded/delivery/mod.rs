@@ -1,0 +1,10 @@
+//! Subscriptions at work: who gets which message, and what became of it.
+//!
+//! [`leases`] is the state machine, without I/O, clock or lock. [`dispatch`] is the task that owns
+//! one for each subscription and feeds it. [`consumer`] and [`ephemeral`] are what streams hold.
+
+pub(crate) mod ack_id;
+pub(crate) mod consumer;
+pub(crate) mod dispatch;
+pub(crate) mod ephemeral;
+pub(crate) mod leases;

@@ -1,0 +1,324 @@
+//! The bytes of the log: segment headers, frames, and the records of a transaction.
+//!
+//! `docs/log-format.md` describes them. Everything here is pure: bytes in, values out.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::model::{Offset, Timestamp};
+
+/// The version of everything this module reads and writes.
+pub(crate) const VERSION: u8 = 1;
+/// Size of a segment's header.
+pub(crate) const SEGMENT_HEADER: usize = 40;
+/// Size of a frame's header.
+pub(crate) const FRAME_HEADER: usize = 40;
+/// Frames begin at multiples of this many bytes.
+pub(crate) const ALIGNMENT: usize = 8;
+/// No payload is longer: the largest publish, with room for the framing of its messages.
+pub(crate) const MAX_PAYLOAD: usize = 32 << 20;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"COLUMBA\n";
+const FRAME_MAGIC: [u8; 4] = *b"CLBf";
+const CHECKSUM_AT: std::ops::Range<usize> = 12..16;
+const RECORD_HEADER: usize = 8;
+
+/// Which log a file belongs to. Random, and part of every checksum: bytes of another log, or bytes
+/// that a client put into a message, never look like a frame of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogId(pub(crate) [u8; 16]);
+
+impl LogId {
+    fn checksum(self, header: &[u8], payload: &[u8]) -> u32 {
+        let seed = crc32c::crc32c(&self.0);
+        let crc = crc32c::crc32c_append(seed, &header[..CHECKSUM_AT.start]);
+        let crc = crc32c::crc32c_append(crc, &header[CHECKSUM_AT.end..]);
+        crc32c::crc32c_append(crc, payload)
+    }
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum FrameKind {
+    /// Records that happen together or not at all.
+    Transaction = 1,
+    /// No records: only says, by its `synced`, what was durable before it.
+    Mark = 2,
+}
+
+/// The header of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// What it holds.
+    pub(crate) kind: FrameKind,
+    /// Length of the payload in bytes.
+    pub(crate) length: u32,
+    /// One more than the frame before it, across segments.
+    pub(crate) sequence: u64,
+    /// Every frame with a lower sequence number was durable when this one was written. This tells
+    /// damage (a hole below it) from a torn write (a hole above it).
+    pub(crate) synced: u64,
+    /// When the transaction was written.
+    pub(crate) time: Timestamp,
+}
+
+/// Why the bytes at a position are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameError {
+    /// No header, a header of nonsense, or a checksum that does not fit.
+    Invalid,
+    /// A sound frame of a version that this program does not know.
+    UnknownVersion(u8),
+}
+
+impl Frame {
+    /// The frame's length with header and padding.
+    pub(crate) fn size(&self) -> usize {
+        size(self.length as usize)
+    }
+
+    /// Reads the header at the start of `bytes`, not yet trusting any of it.
+    pub(crate) fn peek(bytes: &[u8]) -> Option<u32> {
+        let header = bytes.get(..FRAME_HEADER)?;
+        (header[..4] == FRAME_MAGIC).then(|| u32_at(header, 8))
+    }
+
+    /// Checks and reads the frame at the start of `bytes`, which holds all of it.
+    pub(crate) fn read(bytes: &[u8], log: LogId) -> Result<Self, FrameError> {
+        let length = Self::peek(bytes).ok_or(FrameError::Invalid)?;
+        let (header, rest) = bytes.split_at(FRAME_HEADER);
+        let payload = rest.get(..length as usize).ok_or(FrameError::Invalid)?;
+        if u32_at(header, CHECKSUM_AT.start) != log.checksum(header, payload) {
+            return Err(FrameError::Invalid);
+        }
+        Self::read_trusted(bytes)
+    }
+
+    /// Reads the header of a frame known to be sound.
+    pub(crate) fn read_trusted(header: &[u8]) -> Result<Self, FrameError> {
+        if header[4] != VERSION {
+            return Err(FrameError::UnknownVersion(header[4]));
+        }
+        let kind = match header[5] {
+            1 => FrameKind::Transaction,
+            2 => FrameKind::Mark,
+            _ => return Err(FrameError::UnknownVersion(header[4])),
+        };
+        Ok(Self {
+            kind,
+            length: u32_at(header, 8),
+            sequence: u64_at(header, 16),
+            synced: u64_at(header, 24),
+            time: Timestamp(u64_at(header, 32)),
+        })
+    }
+}
+
+/// The size of a frame with this payload: header, payload, padding.
+pub(crate) fn size(payload: usize) -> usize {
+    (FRAME_HEADER + payload).next_multiple_of(ALIGNMENT)
+}
+
+/// Appends a frame to `out`, whose payload `fill` appends. Returns its size.
+pub(crate) fn write_frame(
+    out: &mut BytesMut,
+    log: LogId,
+    (kind, sequence, synced, time): (FrameKind, u64, u64, Timestamp),
+    fill: impl FnOnce(&mut BytesMut),
+) -> usize {
+    let start = out.len();
+    out.put_bytes(0, FRAME_HEADER);
+    fill(out);
+    let length = out.len() - start - FRAME_HEADER;
+    let (header, payload) = out[start..].split_at_mut(FRAME_HEADER);
+    header[..4].copy_from_slice(&FRAME_MAGIC);
+    header[4] = VERSION;
+    header[5] = kind as u8;
+    let length_field = u32::try_from(length).expect("payloads are below MAX_PAYLOAD");
+    header[8..12].copy_from_slice(&length_field.to_le_bytes());
+    header[16..24].copy_from_slice(&sequence.to_le_bytes());
+    header[24..32].copy_from_slice(&synced.to_le_bytes());
+    header[32..40].copy_from_slice(&time.0.to_le_bytes());
+    let checksum = log.checksum(header, payload);
+    header[CHECKSUM_AT].copy_from_slice(&checksum.to_le_bytes());
+    out.put_bytes(0, size(length) - FRAME_HEADER - length);
+    size(length)
+}
+
+/// Writes the header of a segment whose first frame is `first_sequence`.
+pub(crate) fn segment_header(log: LogId, first_sequence: u64) -> [u8; SEGMENT_HEADER] {
+    let mut header = [0; SEGMENT_HEADER];
+    header[..8].copy_from_slice(&SEGMENT_MAGIC);
+    header[8] = VERSION;
+    header[16..24].copy_from_slice(&first_sequence.to_le_bytes());
+    header[24..40].copy_from_slice(&log.0);
+    let checksum = LogId([0; 16]).checksum(&header, &[]);
+    header[CHECKSUM_AT].copy_from_slice(&checksum.to_le_bytes());
+    header
+}
+
+/// Reads a segment's header: its log and first sequence number. `Err` holds an unknown version.
+pub(crate) fn read_segment_header(header: &[u8]) -> Result<Option<(LogId, u64)>, u8> {
+    let Some(header) = header.get(..SEGMENT_HEADER) else { return Ok(None) };
+    let checksum = LogId([0; 16]).checksum(header, &[]);
+    if header[..8] != SEGMENT_MAGIC || u32_at(header, CHECKSUM_AT.start) != checksum {
+        return Ok(None);
+    }
+    if header[8] != VERSION {
+        return Err(header[8]);
+    }
+    let mut id = [0; 16];
+    id.copy_from_slice(&header[24..40]);
+    Ok(Some((LogId(id), u64_at(header, 16))))
+}
+
+/// What a record does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum RecordKind {
+    /// Messages appended to a topic.
+    Publish = 1,
+    /// Messages settled in a subscription.
+    Settle = 2,
+    /// A topic created or changed.
+    PutTopic = 3,
+    /// A topic deleted.
+    DeleteTopic = 4,
+    /// A subscription created or changed.
+    PutSubscription = 5,
+    /// A subscription deleted.
+    DeleteSubscription = 6,
+}
+
+/// One record of a transaction, its body not yet read.
+#[derive(Debug, Clone)]
+pub(crate) struct RawRecord {
+    /// The kind's number; unknown ones are refused by who reads them.
+    pub(crate) kind: u8,
+    /// The body.
+    pub(crate) body: Bytes,
+}
+
+/// Splits a payload into its records. `None` for a payload that ends within one.
+pub(crate) fn records(mut payload: Bytes) -> Option<Vec<RawRecord>> {
+    let mut records = Vec::with_capacity(1);
+    while !payload.is_empty() {
+        if payload.len() < RECORD_HEADER {
+            return None;
+        }
+        let header = payload.split_to(RECORD_HEADER);
+        let length = u32_at(&header, 4) as usize;
+        if payload.len() < length {
+            return None;
+        }
+        records.push(RawRecord { kind: header[0], body: payload.split_to(length) });
+    }
+    Some(records)
+}
+
+/// Appends a record to a payload; `fill` appends its body.
+pub(crate) fn write_record(out: &mut BytesMut, kind: RecordKind, fill: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_bytes(0, RECORD_HEADER);
+    fill(out);
+    let length = u32::try_from(out.len() - start - RECORD_HEADER).expect("bodies are below MAX_PAYLOAD");
+    out[start] = kind as u8;
+    out[start + 4..start + RECORD_HEADER].copy_from_slice(&length.to_le_bytes());
+}
+
+/// The body of a Publish record.
+#[derive(Debug, Clone)]
+pub(crate) struct Publish {
+    /// The topic's number.
+    pub(crate) topic: u64,
+    /// The first message's offset; the others follow it.
+    pub(crate) first: Offset,
+    /// How many messages there are.
+    pub(crate) count: u32,
+    /// The messages: a length in four bytes, then the envelope, for each.
+    pub(crate) messages: Bytes,
+}
+
+const PUBLISH_HEADER: usize = 20;
+
+impl Publish {
+    /// Reads the body of a Publish record.
+    pub(crate) fn read(mut body: Bytes) -> Option<Self> {
+        if body.len() < PUBLISH_HEADER {
+            return None;
+        }
+        let header = body.split_to(PUBLISH_HEADER);
+        let (topic, first, count) = (u64_at(&header, 0), u64_at(&header, 8), u32_at(&header, 16));
+        (first > 0 && count > 0).then_some(Self { topic, first, count, messages: body })
+    }
+
+    /// Appends the body of a Publish record.
+    pub(crate) fn write<'a>(
+        out: &mut BytesMut,
+        topic: u64,
+        first: Offset,
+        envelopes: impl ExactSizeIterator<Item = &'a Bytes>,
+    ) {
+        out.put_u64_le(topic);
+        out.put_u64_le(first);
+        out.put_u32_le(u32::try_from(envelopes.len()).expect("a publish is limited in messages"));
+        for envelope in envelopes {
+            out.put_u32_le(u32::try_from(envelope.len()).expect("a publish is limited in bytes"));
+            out.put_slice(envelope);
+        }
+    }
+
+    /// How many bytes [`write`](Self::write) appends.
+    pub(crate) fn written_size(messages: usize, bytes: usize) -> usize {
+        PUBLISH_HEADER + 4 * messages + bytes
+    }
+
+    /// The last message's offset.
+    pub(crate) fn last(&self) -> Offset {
+        self.first + u64::from(self.count) - 1
+    }
+
+    /// The envelopes with their offsets, sharing the record's memory. Ends early on a bad length,
+    /// which a sound frame never has.
+    pub(crate) fn envelopes(&self) -> impl Iterator<Item = (Offset, Bytes)> {
+        let mut rest = self.messages.clone();
+        (self.first..=self.last()).map_while(move |offset| {
+            if rest.len() < 4 {
+                return None;
+            }
+            let length = u32_at(&rest.split_to(4), 0) as usize;
+            (rest.len() >= length).then(|| (offset, rest.split_to(length)))
+        })
+    }
+}
+
+/// Appends the body of a Settle record: inclusive ranges of offsets.
+pub(crate) fn write_settle(out: &mut BytesMut, subscription: u64, ranges: &[(Offset, Offset)]) {
+    out.put_u64_le(subscription);
+    for &(first, last) in ranges {
+        out.put_u64_le(first);
+        out.put_u64_le(last);
+    }
+}
+
+/// Reads the body of a Settle record.
+pub(crate) fn read_settle(body: &[u8]) -> Option<(u64, Vec<(Offset, Offset)>)> {
+    let (subscription, ranges) = body.split_at_checked(8)?;
+    let pairs = ranges.chunks_exact(16);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    let ranges: Vec<_> = pairs.map(|pair| (u64_at(pair, 0), u64_at(pair, 8))).collect();
+    let sound = ranges.iter().all(|&(first, last)| 0 < first && first <= last);
+    sound.then(|| (u64_at(subscription, 0), ranges))
+}
+
+/// The little-endian number at `at`, which the caller knows to be within bounds.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// The little-endian number at `at`, which the caller knows to be within bounds.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

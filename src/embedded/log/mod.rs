@@ -1,0 +1,169 @@
+//! The one log: segments of frames, one writer, many readers.
+//!
+//! In reading order: [`format`] has the bytes, [`writer`] appends them, [`reader`] finds messages by
+//! [`index`] in the [`tail`] or on disk, [`recovery`] reads it all again after a crash with
+//! [`scan`], [`housekeeper`] does what can wait, and all of them touch the disk through [`fs`].
+
+pub(crate) mod format;
+pub(crate) mod fs;
+pub(crate) mod fs_real;
+#[cfg(test)]
+pub(crate) mod fs_sim;
+pub(crate) mod housekeeper;
+pub(crate) mod index;
+pub(crate) mod reader;
+pub(crate) mod recovery;
+pub(crate) mod scan;
+pub(crate) mod segments;
+pub(crate) mod sidecar;
+pub(crate) mod tail;
+pub(crate) mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use self::reader::Reader;
+use super::topic::TopicHandle;
+use crate::engine::{Error, Result};
+use crate::model::{Durability, Offset, Receipt};
+
+/// How long a call waits for a place in the write queue.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a waiting operation counts beside its messages, in bytes.
+const OPERATION_BYTES: usize = 256;
+
+/// What the writer is asked to do. The answer comes when it is durable.
+pub(crate) enum Operation {
+    /// Append messages.
+    Publish(PublishOperation),
+    /// Settle messages; answers with the subscription's floor.
+    Settle {
+        /// The subscription's number.
+        subscription: u64,
+        /// First and last offsets.
+        ranges: Vec<(Offset, Offset)>,
+        /// Where the floor is kept for others to see.
+        committed: Arc<AtomicU64>,
+        /// Gets the floor.
+        reply: oneshot::Sender<Result<Offset>>,
+    },
+    /// Create, change or delete a topic or subscription.
+    Change {
+        /// What to record; its kind and body.
+        record: super::state::Record,
+        /// Says that it is durable.
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Finish.
+    Close {
+        /// Says that everything before is durable.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Messages to append to one topic.
+pub(crate) struct PublishOperation {
+    /// The topic.
+    pub(crate) topic: Arc<TopicHandle>,
+    /// The messages, at least one.
+    pub(crate) envelopes: Vec<Bytes>,
+    /// Bytes of all messages.
+    pub(crate) bytes: usize,
+    /// When to answer.
+    pub(crate) durability: Durability,
+    /// Gets the receipt; none left once it has.
+    pub(crate) reply: Option<oneshot::Sender<Result<Receipt>>>,
+    /// The operation's place in the queue, given back when it is done.
+    pub(crate) _place: Place,
+}
+
+impl PublishOperation {
+    /// Answers, if that was not done yet. Whoever does not wait any more does not need the answer.
+    fn answer(mut self, result: Result<Receipt>) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(result);
+        }
+    }
+}
+
+/// A place in the write queue.
+pub(crate) type Place = OwnedSemaphorePermit;
+
+/// A handle on the log. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Log {
+    queue: mpsc::Sender<Operation>,
+    places: Arc<Semaphore>,
+    capacity: usize,
+    failure: watch::Receiver<Option<String>>,
+    /// Reads messages.
+    pub(crate) reader: Arc<Reader>,
+}
+
+impl Log {
+    /// A handle that sends operations to a writer.
+    pub(crate) fn new(
+        queue: mpsc::Sender<Operation>,
+        capacity: usize,
+        failure: watch::Receiver<Option<String>>,
+        reader: Arc<Reader>,
+    ) -> Self {
+        Self { queue, places: Arc::new(Semaphore::new(capacity)), capacity, failure, reader }
+    }
+
+    /// Waits for a place in the write queue for so many bytes.
+    pub(crate) async fn place(&self, bytes: usize) -> Result<Place> {
+        let wanted = (bytes + OPERATION_BYTES).min(self.capacity);
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let place = Arc::clone(&self.places).acquire_many_owned(wanted);
+        match tokio::time::timeout(ADMISSION_TIMEOUT, place).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_closed)) => Err(self.closed()),
+            Err(_elapsed) => Err(Error::Overloaded { retry_after: Duration::from_secs(1) }),
+        }
+    }
+
+    /// Hands an operation to the writer. Operations are done in the order of these calls.
+    pub(crate) fn submit(&self, operation: Operation) {
+        // After the writer has ended the operation is dropped, and with it its reply: the caller
+        // sees that in `settled`.
+        let _ = self.queue.send(operation);
+    }
+
+    /// Waits for the writer's answer to an operation.
+    pub(crate) async fn answer<T>(&self, reply: oneshot::Receiver<Result<T>>) -> Result<T> {
+        reply.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    /// Why the log takes nothing more.
+    pub(crate) fn closed(&self) -> Error {
+        match &*self.failure.borrow() {
+            Some(reason) => Error::Failed(reason.clone()),
+            None => Error::Closed,
+        }
+    }
+
+    /// Resolves when the log has failed, with the reason.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            // The writer ended without a failure.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Finishes everything submitted, and ends the writer.
+    pub(crate) async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        self.submit(Operation::Close { reply });
+        let _ = done.await;
+        self.places.close();
+    }
+}

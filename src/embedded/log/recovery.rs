@@ -1,0 +1,277 @@
+//! Opens a log: the newest checkpoint, then everything after it; a torn end is cut, damage is
+//! reported and kept.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::format::{FRAME_HEADER, Frame, FrameKind, LogId, SEGMENT_HEADER, read_segment_header, records};
+use super::fs::{File, Fs, read, write_atomically};
+use super::index::{Part, Run};
+use super::reader::{index_segment, runs_of_frame};
+use super::scan::{Found, ScanError, Scanner};
+use super::segments::{self, Segments};
+use super::sidecar::{self, SegmentIndex};
+use super::writer::LogEnd;
+use crate::embedded::checkpoint;
+use crate::embedded::state::{Record, State, UnknownRecord};
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("segment {segment} has {what}, which this version does not know; use the version that wrote it")]
+    Unknown { segment: u64, what: String },
+    #[error("segment {segment} belongs to another log; put back the files that belong here")]
+    Foreign { segment: u64 },
+}
+
+/// What was found.
+pub(crate) struct Recovered {
+    /// The state at the end of the log.
+    pub(crate) state: State,
+    /// Where the log ends.
+    pub(crate) end: LogEnd,
+    /// All segments.
+    pub(crate) segments: Segments,
+    /// What sealed segments hold, by topic, in the order of segments.
+    pub(crate) sealed: Vec<(u64, Part)>,
+    /// What the active segment holds, by topic.
+    pub(crate) active: BTreeMap<u64, Vec<Run>>,
+    /// How many damaged ranges were met. Only what was read is counted: the log from the checkpoint on.
+    pub(crate) damaged: usize,
+}
+
+/// Opens the log, or begins one.
+pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryError> {
+    remove_leftovers(fs)?;
+    let mut names = segments::list(fs)?;
+    let segments = Segments::default();
+    let mut unfinished = None;
+    for &segment in &names {
+        let file = fs.open(&segments::path(segment))?;
+        if !check_header(&*file, log, segment)? {
+            // A segment that was being made when the machine stopped holds nothing yet; any other
+            // has lost only its header, which repeats what its name says.
+            if names.last() == Some(&segment) && !has_frames(&file, log, segment)? {
+                unfinished = Some(segment);
+                continue;
+            }
+            tracing::error!(segment, "the header of a segment is damaged; its frames are read all the same");
+        }
+        segments.insert(segment, file);
+    }
+    if let Some(segment) = unfinished {
+        fs.remove(&segments::path(segment))?;
+        fs.sync_dir(segments::DIR)?;
+        names.pop();
+    }
+
+    let (state, start) = newest_checkpoint(fs, &names)?;
+    let mut replay = Replay { fs, log, segments: &segments, state, active: BTreeMap::new(), damaged: 0 };
+    let mut sealed = Vec::new();
+    for (at, &segment) in names.iter().enumerate() {
+        let next = names.get(at + 1).copied();
+        if segment < start {
+            sealed.extend(replay.sealed(segment, next)?);
+        } else if let Some(next) = next {
+            replay.replay(segment, Some(next))?;
+            sealed.extend(replay.seal(segment)?);
+        }
+    }
+    let end = match names.last() {
+        Some(&segment) => replay.last(segment)?,
+        None => begin(fs, log, &segments, start)?,
+    };
+    let Replay { state, active, damaged, .. } = replay;
+    Ok(Recovered { state, end, segments, sealed, active, damaged })
+}
+
+/// Removes what was being made when the process stopped.
+fn remove_leftovers(fs: &dyn Fs) -> io::Result<()> {
+    for dir in [segments::DIR, checkpoint::DIR] {
+        for name in fs.list(dir)?.iter().filter(|name| name.ends_with(".tmp")) {
+            fs.remove(&format!("{dir}/{name}"))?;
+        }
+    }
+    match fs.remove(segments::SPARE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a segment's header is sound.
+fn check_header(file: &dyn File, log: LogId, segment: u64) -> Result<bool, RecoveryError> {
+    let mut header = [0; SEGMENT_HEADER];
+    match file.read_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        other => other?,
+    }
+    match read_segment_header(&header) {
+        Ok(Some((id, _))) if id != log => Err(RecoveryError::Foreign { segment }),
+        Ok(Some((_, first))) => Ok(first == segment),
+        Ok(None) => Ok(false),
+        Err(version) => Err(RecoveryError::Unknown { segment, what: format!("format version {version}") }),
+    }
+}
+
+fn has_frames(file: &Arc<dyn File>, log: LogId, segment: u64) -> Result<bool, RecoveryError> {
+    let mut scanner = Scanner::new(Arc::clone(file), log, segment, None)?;
+    let found = scanner.next().map_err(|error| unreadable(segment, error))?;
+    Ok(!matches!(found, Found::End { .. }))
+}
+
+/// The newest sound checkpoint whose segment exists; the empty state at the first segment if none.
+fn newest_checkpoint(fs: &dyn Fs, names: &[u64]) -> io::Result<(State, u64)> {
+    let mut checkpoints = checkpoint::list(fs)?;
+    checkpoints.sort_unstable();
+    for &sequence in checkpoints.iter().rev() {
+        if names.binary_search(&sequence).is_err() {
+            tracing::warn!(sequence, "a checkpoint is of a segment that is not there; not using it");
+        } else if let Some(state) = checkpoint::load(fs, sequence) {
+            return Ok((state, sequence));
+        } else {
+            tracing::warn!(sequence, "a checkpoint is damaged; using the one before");
+        }
+    }
+    Ok((State::default(), names.first().copied().unwrap_or(1)))
+}
+
+fn begin(fs: &dyn Fs, log: LogId, segments: &Segments, first: u64) -> io::Result<LogEnd> {
+    let file = segments::create(fs, log, first)?;
+    segments.insert(first, Arc::clone(&file));
+    Ok(LogEnd { segment: first, file, position: SEGMENT_HEADER as u64, sequence: first })
+}
+
+fn unreadable(segment: u64, error: ScanError) -> RecoveryError {
+    match error {
+        ScanError::Io(error) => error.into(),
+        ScanError::UnknownVersion(version) => {
+            RecoveryError::Unknown { segment, what: format!("frames of version {version}") }
+        }
+    }
+}
+
+struct Replay<'a> {
+    fs: &'a dyn Fs,
+    log: LogId,
+    segments: &'a Segments,
+    state: State,
+    /// The index of the segment being replayed.
+    active: BTreeMap<u64, Vec<Run>>,
+    damaged: usize,
+}
+
+impl Replay<'_> {
+    /// What a segment before the checkpoint holds: from its sidecar, or from itself.
+    fn sealed(&mut self, segment: u64, next: Option<u64>) -> Result<Vec<(u64, Part)>, RecoveryError> {
+        let stored = read(self.fs, &segments::sidecar_path(segment)).ok();
+        if let Some(parts) = stored.and_then(|bytes| sidecar::parts(&bytes, segment)) {
+            return Ok(parts);
+        }
+        tracing::warn!(segment, "the index of a segment is missing or damaged; making it anew");
+        let index = index_segment(self.file(segment), self.log, segment, next)?;
+        self.store_sidecar(segment, &index)
+    }
+
+    /// Ends the replay of a sealed segment.
+    fn seal(&mut self, segment: u64) -> Result<Vec<(u64, Part)>, RecoveryError> {
+        let active = std::mem::take(&mut self.active);
+        let index = active.into_iter().map(|(topic, runs)| (topic, runs.into())).collect();
+        self.store_sidecar(segment, &index)
+    }
+
+    fn store_sidecar(&self, segment: u64, index: &SegmentIndex) -> Result<Vec<(u64, Part)>, RecoveryError> {
+        let name = segments::sidecar_name(segment);
+        let stored = write_atomically(self.fs, segments::DIR, &name, &sidecar::encode(index));
+        if let Err(error) = &stored {
+            // A full disk must not keep the log from being opened; the runs stay in memory.
+            tracing::warn!(%error, segment, "could not store the index of a segment");
+        }
+        let part = |(&topic, runs): (&u64, &Arc<[Run]>)| {
+            let mut part = Part::new(segment, runs);
+            if stored.is_ok() {
+                part.runs = None;
+            }
+            (topic, part)
+        };
+        Ok(index.iter().map(part).collect())
+    }
+
+    /// Replays the last segment, and cuts what was never acknowledged.
+    fn last(&mut self, segment: u64) -> Result<LogEnd, RecoveryError> {
+        let (position, sequence) = self.replay(segment, None)?;
+        let file = self.file(segment);
+        if has_data_after(&*file, position)? {
+            tracing::warn!(segment, position, "cutting a torn write, which was never acknowledged");
+            file.set_len(position)?;
+            file.sync()?;
+        }
+        Ok(LogEnd { segment, file, position, sequence })
+    }
+
+    /// Applies a segment's frames. Returns where they end, and the next sequence number.
+    fn replay(&mut self, segment: u64, next: Option<u64>) -> Result<(u64, u64), RecoveryError> {
+        let mut sequence = segment;
+        let mut scanner = Scanner::new(self.file(segment), self.log, segment, next)?;
+        loop {
+            match scanner.next().map_err(|error| unreadable(segment, error))? {
+                Found::Frame { position, frame, bytes } => {
+                    self.apply(frame, &bytes).map_err(|UnknownRecord(kind)| RecoveryError::Unknown {
+                        segment,
+                        what: format!("a record of kind {kind}"),
+                    })?;
+                    for (topic, run) in runs_of_frame(position, frame, &bytes) {
+                        self.active.entry(topic).or_default().push(run);
+                    }
+                    sequence = frame.sequence + 1;
+                }
+                Found::Damage { position, first, last } => {
+                    self.damaged += 1;
+                    tracing::error!(
+                        segment,
+                        position,
+                        first,
+                        last,
+                        "transactions {first} to {last} are damaged on disk; everything else is served"
+                    );
+                    sequence = last + 1;
+                }
+                Found::End { position } => return Ok((position, sequence)),
+            }
+        }
+    }
+
+    fn apply(&mut self, frame: Frame, bytes: &Bytes) -> Result<(), UnknownRecord> {
+        if frame.kind == FrameKind::Mark {
+            return Ok(());
+        }
+        let payload = bytes.slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);
+        for raw in records(payload).ok_or(UnknownRecord(0))? {
+            self.state.apply(&Record::read(&raw)?, frame.time);
+        }
+        Ok(())
+    }
+
+    fn file(&self, segment: u64) -> Arc<dyn File> {
+        self.segments.get(segment).expect("every listed segment was opened")
+    }
+}
+
+/// Whether there is anything but zeros from a position on.
+fn has_data_after(file: &dyn File, mut position: u64) -> io::Result<bool> {
+    let len = file.len()?;
+    let mut buffer = vec![0; 1 << 20];
+    while position < len {
+        let length = usize::try_from(len - position).unwrap_or(buffer.len()).min(buffer.len());
+        file.read_at(&mut buffer[..length], position)?;
+        if buffer[..length].iter().any(|&byte| byte != 0) {
+            return Ok(true);
+        }
+        position += length as u64;
+    }
+    Ok(false)
+}

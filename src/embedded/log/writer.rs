@@ -1,0 +1,445 @@
+//! The one writer of the log: group commit, and fail-stop.
+//!
+//! A thread takes whatever has queued up, encodes it, writes it with one call, syncs once, and then
+//! answers everybody. While one sync runs, the next batch gathers. After a write or sync that failed
+//! nothing is acknowledged and nothing retried: what is on the disk is then unknown, and only a
+//! restart finds out.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message as _;
+use tokio::sync::{oneshot, watch};
+
+use super::format::{self, FrameKind, LogId, Publish, RecordKind, SEGMENT_HEADER};
+use super::fs::{File, Fs};
+use super::housekeeper::Task;
+use super::index::Run;
+use super::segments::{self, Segments};
+use super::sidecar::SegmentIndex;
+use super::tail::Tail;
+use super::{Operation, PublishOperation};
+use crate::embedded::checkpoint;
+use crate::embedded::state::{Record, State};
+use crate::embedded::topic::TopicHandle;
+use crate::engine::Error;
+use crate::model::{Durability, Offset, Receipt, Timestamp};
+
+/// A batch is written when it is this long, even if more is waiting.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+/// After so long without work, the log notes that everything before is durable.
+const IDLE: Duration = Duration::from_millis(100);
+/// How often free disk space is looked at while publishing.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+
+/// What the writer is made of.
+pub(crate) struct Parts {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) log: LogId,
+    pub(crate) segment_bytes: u64,
+    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) keeper: SyncSender<Task>,
+    pub(crate) failure: watch::Sender<Option<String>>,
+    pub(crate) state: State,
+    pub(crate) end: LogEnd,
+    /// Topics with messages in the active segment.
+    pub(crate) touched: BTreeMap<u64, Arc<TopicHandle>>,
+}
+
+/// Where the log ends.
+pub(crate) struct LogEnd {
+    /// The active segment.
+    pub(crate) segment: u64,
+    /// Its file.
+    pub(crate) file: Arc<dyn File>,
+    /// Where in it the next frame goes.
+    pub(crate) position: u64,
+    /// The next frame's sequence number.
+    pub(crate) sequence: u64,
+}
+
+/// The writer.
+pub(crate) struct Writer {
+    parts: Parts,
+    /// Every frame below it is durable.
+    synced: u64,
+    /// Whether the log says so.
+    marked: bool,
+    last_time: Timestamp,
+    space: Space,
+    spare_asked: bool,
+}
+
+/// An operation that is in the batch, and whom to answer.
+enum Pending {
+    Publish { operation: PublishOperation, run: Run },
+    Settle { floor: Offset, committed: Arc<AtomicU64>, reply: oneshot::Sender<Result<Offset, Error>> },
+    Change { reply: oneshot::Sender<Result<(), Error>> },
+    Close { reply: oneshot::Sender<()> },
+}
+
+#[derive(Default)]
+struct Batch {
+    bytes: BytesMut,
+    pending: Vec<Pending>,
+}
+
+enum Next {
+    Continue,
+    Stop,
+}
+
+impl Writer {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let last_time = parts.state.topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
+        let synced = parts.end.sequence;
+        Self { parts, synced, marked: true, last_time, space: Space::default(), spare_asked: false }
+    }
+
+    /// Works until it is closed or everybody who could send is gone.
+    pub(crate) fn run(mut self, queue: &Receiver<Operation>) {
+        loop {
+            let first = if self.marked {
+                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                queue.recv_timeout(IDLE)
+            };
+            let done = match first {
+                Ok(first) => self.commit(first, queue),
+                Err(RecvTimeoutError::Timeout) => self.mark().map(|()| Next::Continue),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match done {
+                Ok(Next::Continue) => {}
+                Ok(Next::Stop) => return,
+                Err(error) => return self.fail(&error, queue),
+            }
+        }
+    }
+
+    /// Writes one batch: `first` and whatever is waiting behind it.
+    fn commit(&mut self, first: Operation, queue: &Receiver<Operation>) -> io::Result<Next> {
+        let mut batch = Batch::default();
+        let mut next = Some(first);
+        let mut stop = Next::Continue;
+        while let Some(operation) = next.take() {
+            if matches!(operation, Operation::Close { .. }) {
+                stop = Next::Stop;
+            }
+            self.add(&mut batch, operation)?;
+            if batch.bytes.len() >= MAX_BATCH_BYTES || matches!(stop, Next::Stop) {
+                break;
+            }
+            next = match queue.try_recv() {
+                Ok(operation) => Some(operation),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+            };
+        }
+        self.flush(batch)?;
+        if matches!(stop, Next::Stop) {
+            self.mark()?;
+            self.fatal(self.parts.end.file.sync())?;
+        }
+        Ok(stop)
+    }
+
+    /// Encodes an operation into the batch, or answers it at once when it cannot be done.
+    fn add(&mut self, batch: &mut Batch, operation: Operation) -> io::Result<()> {
+        match operation {
+            Operation::Publish(operation) => {
+                if operation.topic.is_deleted() {
+                    let error = Error::TopicNotFound(operation.topic.name.clone());
+                    operation.answer(Err(error));
+                    return Ok(());
+                }
+                if let Err(error) = self.space.check(&*self.parts.fs, self.parts.disk_reserve_bytes) {
+                    operation.answer(Err(error));
+                    return Ok(());
+                }
+                self.add_publish(batch, operation)
+            }
+            Operation::Settle { subscription, ranges, committed, reply } => {
+                self.frame(batch, 16 + 16 * ranges.len(), |payload| {
+                    format::write_record(payload, RecordKind::Settle, |body| {
+                        format::write_settle(body, subscription, &ranges);
+                    });
+                })?;
+                // Only now: had the segment rolled, its checkpoint must not know of this yet. A
+                // subscription that was deleted in the meantime has no floor for anybody to ask for.
+                let floor = self.parts.state.settle(subscription, &ranges).unwrap_or(0);
+                batch.pending.push(Pending::Settle { floor, committed, reply });
+                Ok(())
+            }
+            Operation::Change { record, reply } => {
+                let (kind, body) = encode_change(&record);
+                self.frame(batch, body.len(), |payload| {
+                    format::write_record(payload, kind, |out| out.put_slice(&body));
+                })?;
+                self.parts.state.apply(&record, self.last_time);
+                batch.pending.push(Pending::Change { reply });
+                Ok(())
+            }
+            Operation::Close { reply } => {
+                batch.pending.push(Pending::Close { reply });
+                Ok(())
+            }
+        }
+    }
+
+    fn add_publish(&mut self, batch: &mut Batch, operation: PublishOperation) -> io::Result<()> {
+        let id = operation.topic.id;
+        let Some(topic) = self.parts.state.topics.get(&id) else {
+            let error = Error::TopicNotFound(operation.topic.name.clone());
+            operation.answer(Err(error));
+            return Ok(());
+        };
+        let first = topic.next;
+        let last = first + operation.envelopes.len() as u64 - 1;
+        let size = Publish::written_size(operation.envelopes.len(), operation.bytes);
+        let (position, length) = self.frame(batch, size, |payload| {
+            format::write_record(payload, RecordKind::Publish, |body| {
+                Publish::write(body, id, first, operation.envelopes.iter());
+            });
+        })?;
+        self.parts.state.append(id, last, operation.bytes as u64, self.last_time);
+        let run = Run { first, last, time: self.last_time, position, length };
+        self.space.spend(u64::from(length));
+        batch.pending.push(Pending::Publish { operation, run });
+        Ok(())
+    }
+
+    /// Appends a transaction to the batch; rolls the segment first if it would not fit. Returns its
+    /// place in the active segment.
+    fn frame(
+        &mut self,
+        batch: &mut Batch,
+        payload_size: usize,
+        fill: impl FnOnce(&mut BytesMut),
+    ) -> io::Result<(u32, u32)> {
+        let size = format::size(payload_size + 64) as u64;
+        let end = self.parts.end.position + batch.bytes.len() as u64;
+        if end + size > self.parts.segment_bytes && end > SEGMENT_HEADER as u64 {
+            self.flush(std::mem::take(batch))?;
+            self.roll()?;
+        }
+        self.last_time = self.last_time.max(Timestamp::now());
+        let position = self.parts.end.position + batch.bytes.len() as u64;
+        let header = (FrameKind::Transaction, self.parts.end.sequence, self.synced, self.last_time);
+        let length = format::write_frame(&mut batch.bytes, self.parts.log, header, fill);
+        self.parts.end.sequence += 1;
+        Ok((in_segment(position), in_segment(length as u64)))
+    }
+
+    /// Writes and syncs the batch, and answers everybody in it.
+    fn flush(&mut self, batch: Batch) -> io::Result<()> {
+        let Batch { bytes, mut pending } = batch;
+        if !bytes.is_empty() {
+            let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
+            self.fatal(file.write_at(&bytes, at))?;
+            for publish in &mut pending {
+                publish.answer_buffered();
+            }
+            self.fatal(file.sync())?;
+            self.parts.end.position += bytes.len() as u64;
+            self.synced = self.parts.end.sequence;
+            self.marked = false;
+            self.parts.tail.push(self.parts.end.segment, in_segment(at), bytes.freeze());
+        }
+        self.answer(pending);
+        self.ask_for_spare();
+        Ok(())
+    }
+
+    /// Everything in the batch is durable: show it to readers, then tell those who sent it.
+    fn answer(&mut self, pending: Vec<Pending>) {
+        let mut shown = Shown { segment: self.parts.end.segment, current: None };
+        for done in &pending {
+            if let Pending::Publish { operation, run } = done {
+                shown.add(&operation.topic, *run, operation.bytes as u64);
+                let touched = self.parts.touched.entry(operation.topic.id);
+                touched.or_insert_with(|| Arc::clone(&operation.topic));
+            }
+        }
+        shown.finish();
+        for done in pending {
+            done.answer();
+        }
+    }
+
+    /// Seals the active segment and begins the next.
+    fn roll(&mut self) -> io::Result<()> {
+        let end = &mut self.parts.end;
+        // What was made ahead of need and not used goes, so a sealed segment ends with its last frame.
+        let cut = end.file.set_len(end.position).and_then(|()| end.file.sync());
+        let (sealed, next) = (end.segment, end.sequence);
+        let created = cut.and_then(|()| segments::create(&*self.parts.fs, self.parts.log, next));
+        let file = self.fatal(created)?;
+        self.parts.segments.insert(next, Arc::clone(&file));
+        self.parts.end = LogEnd { segment: next, file, position: SEGMENT_HEADER as u64, sequence: next };
+        self.spare_asked = false;
+
+        let topics: Vec<_> = std::mem::take(&mut self.parts.touched).into_values().collect();
+        let sealed_runs = |topic: &Arc<TopicHandle>| Some((topic.id, topic.index_mut().seal()?));
+        let index: SegmentIndex = topics.iter().filter_map(sealed_runs).collect();
+        let bytes = checkpoint::encode(&self.parts.state, next);
+        // The housekeeper outlives the writer, and its work is optional.
+        let _ = self.parts.keeper.send(Task::Sealed { segment: sealed, index, topics });
+        let _ = self.parts.keeper.send(Task::Checkpoint { sequence: next, bytes });
+        Ok(())
+    }
+
+    /// Notes in the log that everything before is durable, so that damage to it is told from a torn
+    /// write. The note itself may be lost.
+    fn mark(&mut self) -> io::Result<()> {
+        self.marked = true;
+        let mut bytes = BytesMut::new();
+        let header = (FrameKind::Mark, self.parts.end.sequence, self.synced, self.last_time);
+        format::write_frame(&mut bytes, self.parts.log, header, |_| {});
+        let written = self.parts.end.file.write_at(&bytes, self.parts.end.position);
+        self.fatal(written)?;
+        self.parts.end.position += bytes.len() as u64;
+        self.parts.end.sequence += 1;
+        Ok(())
+    }
+
+    /// Publishes the failure of a write or sync before anybody can see its consequences.
+    fn fatal<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result {
+            self.parts.failure.send_replace(Some(error.to_string()));
+        }
+        result
+    }
+
+    fn ask_for_spare(&mut self) {
+        let (bytes, reserve) = (self.parts.segment_bytes, self.parts.disk_reserve_bytes);
+        if !self.spare_asked && self.parts.end.position > bytes / 4 {
+            // A full queue only means that there is no spare this time.
+            self.spare_asked = self.parts.keeper.try_send(Task::Spare { bytes, reserve }).is_ok();
+        }
+    }
+
+    /// The end: everything waiting and everything still to come is refused.
+    fn fail(self, error: &io::Error, queue: &Receiver<Operation>) {
+        tracing::error!(%error, "the log failed; nothing is acknowledged from now on");
+        drop(self);
+        // Dropping an operation drops its reply, and the sender learns of the failure.
+        while let Ok(operation) = queue.recv() {
+            if let Operation::Close { reply } = operation {
+                let _ = reply.send(());
+                return;
+            }
+        }
+    }
+}
+
+fn in_segment(position: u64) -> u32 {
+    u32::try_from(position).expect("segments are at most 1 GiB")
+}
+
+impl Pending {
+    /// The batch was written but not synced: enough for some.
+    fn answer_buffered(&mut self) {
+        if let Self::Publish { operation, run } = self
+            && operation.durability == Durability::Buffered
+            && let Some(reply) = operation.reply.take()
+        {
+            let receipt = Receipt { first: run.first, last: run.last, durability: Durability::Buffered };
+            let _ = reply.send(Ok(receipt));
+        }
+    }
+
+    /// The batch is durable. Whoever does not wait for the answer any more does not need it.
+    fn answer(self) {
+        match self {
+            Self::Publish { operation, run } => {
+                let receipt = Receipt { first: run.first, last: run.last, durability: Durability::Fsynced };
+                operation.answer(Ok(receipt));
+            }
+            Self::Settle { floor, committed, reply } => {
+                committed.fetch_max(floor, Ordering::AcqRel);
+                let _ = reply.send(Ok(floor));
+            }
+            Self::Change { reply } => drop(reply.send(Ok(()))),
+            Self::Close { reply } => drop(reply.send(())),
+        }
+    }
+}
+
+/// Shows the messages of a batch to the readers of their topics, neighbours together.
+struct Shown<'a> {
+    segment: u64,
+    current: Option<(&'a Arc<TopicHandle>, Run, u64)>,
+}
+
+impl<'a> Shown<'a> {
+    fn add(&mut self, topic: &'a Arc<TopicHandle>, run: Run, bytes: u64) {
+        if let Some((current, merged, sum)) = &mut self.current
+            && Arc::ptr_eq(current, topic)
+            && merged.merge(&run)
+        {
+            *sum += bytes;
+            return;
+        }
+        self.show();
+        self.current = Some((topic, run, bytes));
+    }
+
+    fn finish(mut self) {
+        self.show();
+    }
+
+    fn show(&mut self) {
+        if let Some((topic, run, bytes)) = self.current.take() {
+            topic.index_mut().push(self.segment, run);
+            topic.show(run.last, bytes);
+        }
+    }
+}
+
+fn encode_change(record: &Record) -> (RecordKind, Bytes) {
+    let id = |id: &u64| Bytes::copy_from_slice(&id.to_le_bytes());
+    match record {
+        Record::PutTopic(record) => (RecordKind::PutTopic, record.encode_to_vec().into()),
+        Record::DeleteTopic(topic) => (RecordKind::DeleteTopic, id(topic)),
+        Record::PutSubscription(record) => (RecordKind::PutSubscription, record.encode_to_vec().into()),
+        Record::DeleteSubscription(subscription) => (RecordKind::DeleteSubscription, id(subscription)),
+        Record::Publish(_) | Record::Settle(..) => unreachable!("these have operations of their own"),
+    }
+}
+
+/// Watches the free space of the disk.
+#[derive(Default)]
+struct Space {
+    checked: Option<(Instant, u64)>,
+}
+
+impl Space {
+    /// Refuses publishing while less than `reserve` bytes are free.
+    fn check(&mut self, fs: &dyn Fs, reserve: u64) -> Result<(), Error> {
+        let fresh = |&(at, free): &(Instant, u64)| at.elapsed() < SPACE_CHECK && free >= reserve;
+        let available = match self.checked.filter(fresh) {
+            Some((_, available)) => available,
+            None => {
+                // A disk that does not tell is taken as it comes.
+                let available = fs.available().unwrap_or(u64::MAX);
+                self.checked = Some((Instant::now(), available));
+                available
+            }
+        };
+        if available < reserve { Err(Error::DiskFull { available, reserve }) } else { Ok(()) }
+    }
+
+    /// So many bytes go to the disk.
+    fn spend(&mut self, bytes: u64) {
+        if let Some((_, available)) = &mut self.checked {
+            *available = available.saturating_sub(bytes);
+        }
+    }
+}

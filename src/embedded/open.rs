@@ -1,0 +1,233 @@
+//! Opens a data directory and puts the engine together.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock, mpsc};
+use std::thread;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::delivery::ack_id::Signer;
+use super::identity::{self, Identity, IdentityError};
+use super::log::fs::Fs;
+use super::log::fs_real::RealFs;
+use super::log::reader::Reader;
+use super::log::recovery::{Recovered, RecoveryError, recover};
+use super::log::tail::Tail;
+use super::log::writer::{Parts, Writer};
+use super::log::{Log, housekeeper, segments};
+use super::state::State;
+use super::subscriptions::SubscriptionHandle;
+use super::topic::TopicHandle;
+use super::{Catalog, EmbeddedEngine, Shared, checkpoint};
+use crate::model::Name;
+use crate::model::limits::MAX_CONSUMERS;
+
+const LOCK: &str = "columba.lock";
+
+/// What a user may tune about the embedded engine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Size of a segment file in bytes. Default: 128 MiB. At most 1 GiB; a transaction larger than a
+    /// segment gets a segment of its own.
+    pub segment_bytes: u64,
+    /// How many bytes of the log's newest data are kept in memory for readers. Default: 64 MiB.
+    pub tail_cache_bytes: usize,
+    /// How many bytes may wait to be written before publishers wait. Default: 64 MiB. At least 1 MiB;
+    /// a larger publish waits for the whole queue.
+    pub write_queue_bytes: usize,
+    /// Free disk space in bytes below which publishing is refused, kept for acks and deletes.
+    /// Default: 64 MiB.
+    pub disk_reserve_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 128 << 20,
+            tail_cache_bytes: 64 << 20,
+            write_queue_bytes: 64 << 20,
+            disk_reserve_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Why a data directory cannot be opened. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("data directory {dir} is in use by another process; stop that one, or choose another directory")]
+    InUse {
+        /// The directory.
+        dir: String,
+    },
+    /// It cannot be created, read or written.
+    #[error("data directory {dir}: {source}; check that it is on a working disk, and owned by this user")]
+    Io {
+        /// The directory.
+        dir: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It was written by another version, or is not what it should be.
+    #[error("data directory {dir}: {reason}")]
+    Refused {
+        /// The directory.
+        dir: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+impl EmbeddedEngine {
+    /// Opens the data directory, creating it if it does not exist, and recovers its log. The directory
+    /// is locked until the engine is closed or dropped.
+    pub async fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let fs = Arc::new(RealFs::new(dir));
+        Self::open_on(fs, &dir.display().to_string(), options).await
+    }
+
+    pub(super) async fn open_on(fs: Arc<dyn Fs>, dir: &str, options: Options) -> Result<Self, OpenError> {
+        let (disk, dir) = (Arc::clone(&fs), dir.to_owned());
+        let opened = tokio::task::spawn_blocking(move || open_files(&*disk, &dir)).await;
+        let opened = opened.map_err(|panic| OpenError::Refused {
+            dir: String::new(),
+            reason: format!("reading it failed: {panic}"),
+        })??;
+        opened.start(fs, &options)
+    }
+}
+
+/// A data directory that is locked and recovered.
+struct Opened {
+    dir: String,
+    lock: Box<dyn Send + Sync>,
+    identity: Identity,
+    recovered: Recovered,
+}
+
+fn open_files(fs: &dyn Fs, dir: &str) -> Result<Opened, OpenError> {
+    let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+    for path in ["", segments::DIR, checkpoint::DIR] {
+        fs.create_dir(path).map_err(io)?;
+    }
+    let lock = fs.lock(LOCK).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::InUse { dir: dir.to_owned() },
+        _ => io(error),
+    })?;
+    fs.sync_dir("").map_err(io)?;
+    let refused = |reason: String| OpenError::Refused { dir: dir.to_owned(), reason };
+    let identity = identity::load_or_create(fs).map_err(|error| match error {
+        IdentityError::Io(source) => io(source),
+        other => refused(other.to_string()),
+    })?;
+    let recovered = recover(fs, identity.log).map_err(|error| match error {
+        RecoveryError::Io(source) => io(source),
+        other => refused(other.to_string()),
+    })?;
+    Ok(Opened { dir: dir.to_owned(), lock, identity, recovered })
+}
+
+impl Opened {
+    fn start(self, fs: Arc<dyn Fs>, options: &Options) -> Result<EmbeddedEngine, OpenError> {
+        let Self { dir, lock, identity, recovered } = self;
+        let io = |source| OpenError::Io { dir: dir.clone(), source };
+        if recovered.damaged > 0 {
+            tracing::error!(
+                ranges = recovered.damaged,
+                "the log is damaged; reading what is lost answers DATA_LOSS"
+            );
+        }
+        let topics = topic_handles(&recovered);
+        let segments = Arc::new(recovered.segments);
+        let tail = Arc::new(Tail::new(options.tail_cache_bytes));
+        let reader = Reader::new(Arc::clone(&fs), identity.log, Arc::clone(&segments), Arc::clone(&tail));
+        let (failure_sender, failure) = watch::channel(None);
+        let (queue, operations) = mpsc::channel();
+        let (keeper, keeper_thread) = housekeeper::start(Arc::clone(&fs)).map_err(&io)?;
+
+        let log = Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader));
+        let signer = Signer(identity.ack_key);
+        let last_id = recovered.state.last_id;
+        let catalog = catalog(&recovered.state, &topics, &log, signer);
+        let parts = Parts {
+            fs,
+            log: identity.log,
+            segment_bytes: options.segment_bytes,
+            disk_reserve_bytes: options.disk_reserve_bytes,
+            segments,
+            tail,
+            keeper,
+            failure: failure_sender,
+            state: recovered.state,
+            end: recovered.end,
+            touched: topics,
+        };
+        let writer = Writer::new(parts);
+        let run = move || {
+            writer.run(&operations);
+            // Only when nothing is written any more may another process have the directory.
+            drop(lock);
+        };
+        let writer_thread = thread::Builder::new().name("columba-writer".into()).spawn(run).map_err(io)?;
+        Ok(EmbeddedEngine(Arc::new(Shared {
+            log,
+            signer,
+            catalog: RwLock::new(catalog),
+            changes: tokio::sync::Mutex::new(last_id),
+            consumers: Arc::new(Semaphore::new(MAX_CONSUMERS)),
+            last_consumer: AtomicU64::new(0),
+            end: watch::Sender::new(None),
+            threads: Mutex::new(vec![writer_thread, keeper_thread]),
+        })))
+    }
+}
+
+/// The topics with their indexes, by number.
+fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
+    let handles = recovered.state.topics.iter().map(|(&id, state)| {
+        let name = stored_name(&state.record.name);
+        (id, Arc::new(TopicHandle::new(name, state)))
+    });
+    let handles: BTreeMap<_, _> = handles.collect();
+    for (topic, part) in &recovered.sealed {
+        if let Some(handle) = handles.get(topic) {
+            handle.index_mut().push_part(part.clone());
+        }
+    }
+    for (topic, runs) in &recovered.active {
+        if let Some(handle) = handles.get(topic) {
+            let mut index = handle.index_mut();
+            runs.iter().for_each(|run| index.push(recovered.end.segment, *run));
+        }
+    }
+    handles
+}
+
+fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, signer: Signer) -> Catalog {
+    let by_name = topics.values().map(|topic| (topic.name.clone(), Arc::clone(topic)));
+    let mut catalog = Catalog { topics: by_name.collect(), ..Catalog::default() };
+    for subscription in state.subscriptions.values() {
+        let Some(topic) = topics.get(&subscription.record.topic) else {
+            tracing::error!(subscription = subscription.record.name, "its topic is lost; leaving it out");
+            continue;
+        };
+        let name = stored_name(&subscription.record.name);
+        let handle = SubscriptionHandle::start(
+            name.clone(),
+            Arc::clone(topic),
+            subscription.clone(),
+            log.clone(),
+            signer,
+        );
+        catalog.subscriptions.insert(name, Arc::new(handle));
+    }
+    catalog
+}
+
+/// A name that was checked when it was stored, under a checksum.
+fn stored_name(name: &str) -> Name {
+    Name::parse(name).expect("stored names are valid")
+}

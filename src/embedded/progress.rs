@@ -1,0 +1,99 @@
+//! Which messages of a topic a subscription has settled.
+
+use std::collections::BTreeMap;
+
+use crate::model::Offset;
+
+/// Everything up to a floor is settled, and some ranges above it.
+///
+/// Its size is bounded by the number of holes: unsettled messages below the highest settled one,
+/// which `max_in_flight` limits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Progress {
+    floor: Offset,
+    /// First and last offsets of settled ranges above the floor, apart from it and each other.
+    above: BTreeMap<Offset, Offset>,
+}
+
+impl Progress {
+    /// Everything up to `floor` is settled.
+    pub(crate) fn new(floor: Offset) -> Self {
+        Self { floor, above: BTreeMap::new() }
+    }
+
+    /// Everything at or below it is settled, and the next message is not.
+    pub(crate) fn floor(&self) -> Offset {
+        self.floor
+    }
+
+    /// The settled ranges above the floor, in order.
+    pub(crate) fn above(&self) -> impl Iterator<Item = (Offset, Offset)> {
+        self.above.iter().map(|(&first, &last)| (first, last))
+    }
+
+    /// How many messages above the floor are settled.
+    pub(crate) fn settled_above(&self) -> u64 {
+        self.above().map(|(first, last)| last - first + 1).sum()
+    }
+
+    /// Whether a message is settled.
+    pub(crate) fn is_settled(&self, offset: Offset) -> bool {
+        offset <= self.floor
+            || self.above.range(..=offset).next_back().is_some_and(|(_, &last)| offset <= last)
+    }
+
+    /// Settles the messages from `first` to `last`; those settled already stay so.
+    pub(crate) fn settle(&mut self, mut first: Offset, mut last: Offset) {
+        if let Some((&before, &end)) = self.above.range(..=first).next_back()
+            && end + 1 >= first
+        {
+            first = before;
+            last = last.max(end);
+            self.above.remove(&before);
+        }
+        while let Some((&next, &end)) = self.above.range(first..).next()
+            && next <= last + 1
+        {
+            last = last.max(end);
+            self.above.remove(&next);
+        }
+        if first <= self.floor + 1 {
+            self.floor = self.floor.max(last);
+        } else {
+            self.above.insert(first, last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_set(start in 0u64..5, settles in prop::collection::vec((1u64..60, 0u64..9), 0..40)) {
+            let mut progress = Progress::new(start);
+            let mut model: BTreeSet<u64> = (1..=start).collect();
+            for (first, length) in settles {
+                let floor = progress.floor();
+                progress.settle(first, first + length);
+                model.extend(first..=first + length);
+                prop_assert!(progress.floor() >= floor);
+            }
+            let floor = (1..).find(|offset| !model.contains(offset)).unwrap() - 1;
+            prop_assert_eq!(progress.floor(), floor);
+            prop_assert_eq!(progress.settled_above() + floor, model.len() as u64);
+            for offset in 1..80 {
+                prop_assert_eq!(progress.is_settled(offset), model.contains(&offset));
+            }
+            let ranges: Vec<_> = progress.above().collect();
+            for pair in ranges.windows(2) {
+                prop_assert!(pair[0].1 + 1 < pair[1].0, "ranges touch: {:?}", ranges);
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The state of the engine as a fold over its log: what the writer keeps, what a checkpoint holds,
+//! and what replaying the log gives again.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+
+use super::log::format::{Publish, RawRecord, RecordKind, read_settle};
+use super::progress::Progress;
+use super::records::{SubscriptionRecord, TopicRecord};
+use crate::model::{Offset, Timestamp};
+
+/// Everything that the log says, but for the messages themselves.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct State {
+    /// Topics by number.
+    pub(crate) topics: BTreeMap<u64, TopicState>,
+    /// Subscriptions by number.
+    pub(crate) subscriptions: BTreeMap<u64, SubscriptionState>,
+    /// The highest number given to a topic or subscription; none is used twice.
+    pub(crate) last_id: u64,
+}
+
+/// Where a topic stands.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct TopicState {
+    /// What its owner chose.
+    pub(crate) record: TopicRecord,
+    /// Offset of the next message.
+    pub(crate) next: Offset,
+    /// Bytes of envelopes stored.
+    pub(crate) bytes: u64,
+    /// Publish time of the last message.
+    pub(crate) last_time: Timestamp,
+}
+
+/// Where a subscription stands.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct SubscriptionState {
+    /// What its owner chose.
+    pub(crate) record: SubscriptionRecord,
+    /// What is settled.
+    pub(crate) progress: Progress,
+}
+
+/// A record, read.
+pub(crate) enum Record {
+    Publish(Publish),
+    Settle(u64, Vec<(Offset, Offset)>),
+    PutTopic(TopicRecord),
+    DeleteTopic(u64),
+    PutSubscription(SubscriptionRecord),
+    DeleteSubscription(u64),
+}
+
+/// A record of a sound frame that this program cannot read: written by a newer version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnknownRecord(pub(crate) u8);
+
+impl Record {
+    pub(crate) fn read(raw: &RawRecord) -> Result<Self, UnknownRecord> {
+        const PUBLISH: u8 = RecordKind::Publish as u8;
+        const SETTLE: u8 = RecordKind::Settle as u8;
+        const PUT_TOPIC: u8 = RecordKind::PutTopic as u8;
+        const DELETE_TOPIC: u8 = RecordKind::DeleteTopic as u8;
+        const PUT_SUBSCRIPTION: u8 = RecordKind::PutSubscription as u8;
+        const DELETE_SUBSCRIPTION: u8 = RecordKind::DeleteSubscription as u8;
+        let body = &raw.body;
+        let read = match raw.kind {
+            PUBLISH => Publish::read(body.clone()).map(Self::Publish),
+            SETTLE => read_settle(body).map(|(id, ranges)| Self::Settle(id, ranges)),
+            PUT_TOPIC => TopicRecord::decode(&**body).ok().map(Self::PutTopic),
+            DELETE_TOPIC => read_id(body).map(Self::DeleteTopic),
+            PUT_SUBSCRIPTION => SubscriptionRecord::decode(&**body).ok().map(Self::PutSubscription),
+            DELETE_SUBSCRIPTION => read_id(body).map(Self::DeleteSubscription),
+            _ => None,
+        };
+        read.ok_or(UnknownRecord(raw.kind))
+    }
+}
+
+fn read_id(body: &[u8]) -> Option<u64> {
+    body.try_into().ok().map(u64::from_le_bytes)
+}
+
+impl State {
+    /// Applies one record, written at `time`. Total: a record about something that does not exist
+    /// changes nothing, because the record that made it may be in a damaged part of the log.
+    pub(crate) fn apply(&mut self, record: &Record, time: Timestamp) {
+        match record {
+            Record::Publish(publish) => {
+                let bytes = publish.messages.len() as u64 - 4 * u64::from(publish.count);
+                self.append(publish.topic, publish.last(), bytes, time);
+            }
+            Record::Settle(id, ranges) => {
+                self.settle(*id, ranges);
+            }
+            Record::PutTopic(record) => self.put_topic(record.clone()),
+            Record::DeleteTopic(id) => {
+                self.topics.remove(id);
+            }
+            Record::PutSubscription(record) => self.put_subscription(record.clone()),
+            Record::DeleteSubscription(id) => {
+                self.subscriptions.remove(id);
+            }
+        }
+    }
+
+    /// Messages up to `last` were appended to a topic.
+    pub(crate) fn append(&mut self, topic: u64, last: Offset, bytes: u64, time: Timestamp) {
+        if let Some(topic) = self.topics.get_mut(&topic) {
+            topic.next = topic.next.max(last + 1);
+            topic.bytes += bytes;
+            topic.last_time = topic.last_time.max(time);
+        }
+    }
+
+    /// Messages were settled. Returns the subscription's floor.
+    pub(crate) fn settle(&mut self, id: u64, ranges: &[(Offset, Offset)]) -> Option<Offset> {
+        let subscription = self.subscriptions.get_mut(&id)?;
+        for &(first, last) in ranges {
+            subscription.progress.settle(first, last);
+            // A settled message existed, even if damage took the record of it: its offset must not
+            // be given out again.
+            if let Some(topic) = self.topics.get_mut(&subscription.record.topic) {
+                topic.next = topic.next.max(last + 1);
+            }
+        }
+        Some(subscription.progress.floor())
+    }
+
+    fn put_topic(&mut self, record: TopicRecord) {
+        self.last_id = self.last_id.max(record.id);
+        let new = || TopicState { next: 1, ..TopicState::default() };
+        let topic = self.topics.entry(record.id).or_insert_with(new);
+        topic.record = record;
+    }
+
+    fn put_subscription(&mut self, record: SubscriptionRecord) {
+        self.last_id = self.last_id.max(record.id);
+        let progress = Progress::new(record.start_floor);
+        let new = || SubscriptionState { progress, ..SubscriptionState::default() };
+        let subscription = self.subscriptions.entry(record.id).or_insert_with(new);
+        subscription.record = record;
+    }
+}

@@ -1,0 +1,240 @@
+//! The engine's operations on subscriptions: create, change, delete, subscribe, pull, settle.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::Shared;
+use super::delivery::ack_id::Signer;
+use super::delivery::consumer::{DurableConsumer, reason};
+use super::delivery::dispatch::{self, Event, Pull, SettleReply, Subject};
+use super::delivery::leases::{Leases, Rules};
+use super::log::Log;
+use super::progress::Progress;
+use super::records::SubscriptionRecord;
+use super::state::{Record, SubscriptionState};
+use super::topic::TopicHandle;
+use super::topics::check_revision;
+use crate::engine::{
+    Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
+};
+use crate::model::limits::MAX_SUBSCRIPTIONS;
+use crate::model::{Delivery, Name, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp};
+
+/// What an ack id weighs in the write queue, in bytes: a range of its own.
+const ACK_BYTES: usize = 16;
+
+/// A subscription as the engine's operations share it; its dispatcher has the rest.
+pub(crate) struct SubscriptionHandle {
+    /// Its name.
+    pub(crate) name: Name,
+    /// What it reads.
+    pub(crate) topic: Arc<TopicHandle>,
+    record: RwLock<SubscriptionRecord>,
+    /// The durable floor, stored by the log's writer.
+    committed: Arc<AtomicU64>,
+    events: mpsc::Sender<Event>,
+    end: watch::Sender<Option<Error>>,
+}
+
+impl SubscriptionHandle {
+    /// Starts a subscription where the log has it.
+    pub(crate) fn start(
+        name: Name,
+        topic: Arc<TopicHandle>,
+        state: SubscriptionState,
+        log: Log,
+        signer: Signer,
+    ) -> Self {
+        let SubscriptionState { record, progress } = state;
+        let committed = Arc::new(AtomicU64::new(progress.floor()));
+        let end = watch::Sender::new(None);
+        let subject = Subject {
+            name: name.clone(),
+            id: record.id,
+            topic: Arc::clone(&topic),
+            log,
+            signer,
+            committed: Arc::clone(&committed),
+            end: end.subscribe(),
+        };
+        // Numbers from a random place on never meet those of an earlier life of the process.
+        let leases = Leases::new(rules(&record), progress, rand::random());
+        let events = dispatch::start(subject, leases);
+        Self { name, topic, record: RwLock::new(record), committed, events, end }
+    }
+
+    /// Ends the subscription for everybody connected to it.
+    pub(crate) fn end(&self, reason: Error) {
+        self.end.send_replace(Some(reason));
+    }
+
+    /// The subscription as users see it.
+    pub(crate) fn describe(&self) -> Subscription {
+        self.record().subscription(&self.name, &self.topic.name)
+    }
+
+    pub(super) async fn pull(&self, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
+        let until = Instant::now() + wait;
+        self.ask(|reply| Event::Pull(Pull { limit, until, reply })).await?
+    }
+
+    fn record(&self) -> RwLockReadGuard<'_, SubscriptionRecord> {
+        self.record.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends the dispatcher an event and waits for its reply.
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let end = self.end.subscribe();
+        self.events.send(event(reply)).await.map_err(|_| reason(&end))?;
+        answer.await.map_err(|_| reason(&end))
+    }
+}
+
+fn rules(record: &SubscriptionRecord) -> Rules {
+    Rules {
+        mode: record.mode(),
+        ack_deadline: record.ack_deadline(),
+        max_in_flight: record.max_in_flight as usize,
+    }
+}
+
+impl Shared {
+    pub(super) async fn create_subscription(
+        self: Arc<Self>,
+        name: Name,
+        settings: SubscriptionSettings,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        let mut last_id = self.changes.lock().await;
+        match self.find_subscription(&name) {
+            Err(Error::SubscriptionNotFound(_)) => {}
+            Err(error) => return Err(error),
+            Ok(existing) if existing.describe().settings == settings => return Ok(existing.describe()),
+            Ok(_) => return Err(Error::SubscriptionExists(name)),
+        }
+        let topic = self.find_topic(&settings.topic)?;
+        if self.catalog().subscriptions.len() >= MAX_SUBSCRIPTIONS {
+            return Err(Error::TooMany { what: "subscriptions", limit: MAX_SUBSCRIPTIONS });
+        }
+        let first = self.log.reader.resolve(&topic, settings.start).await?;
+        let ids = (*last_id + 1, topic.id);
+        let record = SubscriptionRecord::new(ids, &name, &settings, first - 1, Timestamp::now());
+        if intent == Intent::Validate {
+            return Ok(record.subscription(&name, &topic.name));
+        }
+        *last_id += 1;
+        self.record(Record::PutSubscription(record.clone())).await?;
+        let state = SubscriptionState { progress: Progress::new(record.start_floor), record };
+        let handle = SubscriptionHandle::start(name.clone(), topic, state, self.log.clone(), self.signer);
+        let handle = Arc::new(handle);
+        self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
+        Ok(handle.describe())
+    }
+
+    pub(super) async fn update_subscription(
+        self: Arc<Self>,
+        name: Name,
+        change: SubscriptionChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        let _changes = self.changes.lock().await;
+        let handle = self.find_subscription(&name)?;
+        let mut record = handle.record().clone();
+        check_revision(&name, expected, record.revision)?;
+        let mut settings = record.settings(&handle.topic.name);
+        let SubscriptionChange { ack_deadline, max_in_flight, labels } = change;
+        settings.ack_deadline = ack_deadline.unwrap_or(settings.ack_deadline);
+        settings.max_in_flight = max_in_flight.unwrap_or(settings.max_in_flight);
+        settings.labels = labels.unwrap_or(settings.labels);
+        if settings == record.settings(&handle.topic.name) {
+            return Ok(handle.describe());
+        }
+        record.set(&settings);
+        record.revision += 1;
+        if intent == Intent::Validate {
+            return Ok(record.subscription(&name, &handle.topic.name));
+        }
+        self.record(Record::PutSubscription(record.clone())).await?;
+        let rules = rules(&record);
+        *handle.record.write().unwrap_or_else(PoisonError::into_inner) = record;
+        let _ = handle.events.send(Event::Rules(rules)).await;
+        Ok(handle.describe())
+    }
+
+    pub(super) async fn delete_subscription(
+        self: Arc<Self>,
+        name: Name,
+        expected: Option<u64>,
+    ) -> Result<()> {
+        let _changes = self.changes.lock().await;
+        let handle = self.find_subscription(&name)?;
+        let (id, revision) = (handle.record().id, handle.record().revision);
+        check_revision(&name, expected, revision)?;
+        self.record(Record::DeleteSubscription(id)).await?;
+        self.catalog_mut().subscriptions.remove(&name);
+        handle.end(Error::SubscriptionDeleted(name));
+        Ok(())
+    }
+
+    pub(super) async fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
+        let handle = self.find_subscription(name)?;
+        let snapshot = handle.ask(Event::Stats).await?;
+        let oldest = match snapshot.oldest {
+            Some(offset) => {
+                let limit = ReadLimit { messages: 1, bytes: 1 };
+                let read = self.log.reader.read(&handle.topic, offset, limit).await;
+                // A damaged message has no time to tell.
+                read.ok().and_then(|messages| messages.first().map(|message| message.publish_time))
+            }
+            None => None,
+        };
+        Ok(SubscriptionStats {
+            backlog_messages: snapshot.backlog,
+            in_flight: snapshot.leased,
+            oldest_unacked: oldest,
+            committed_offset: handle.committed.load(Ordering::Acquire),
+            redelivered: snapshot.redelivered,
+            consumers: snapshot.consumers,
+        })
+    }
+
+    /// Opens a consumer of a durable subscription.
+    pub(super) async fn subscribe(
+        &self,
+        name: &Name,
+        credit: Credit,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Box<dyn Consumer>> {
+        let handle = self.find_subscription(name)?;
+        let (events, end) = (handle.events.clone(), handle.end.subscribe());
+        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, permit).await?;
+        Ok(Box::new(consumer))
+    }
+
+    pub(super) async fn settle(
+        &self,
+        name: &Name,
+        ids: Vec<Bytes>,
+        settlement: Settlement,
+    ) -> Result<Settled> {
+        let handle = self.find_subscription(name)?;
+        let place = match settlement {
+            Settlement::Ack { .. } => Some(self.log.place(ids.len() * ACK_BYTES).await?),
+            Settlement::Nack { .. } | Settlement::Extend { .. } => None,
+        };
+        let settle = |reply| Event::Settle { ids, settlement, place, reply };
+        let SettleReply { failures, durable, place } = handle.ask(settle).await?;
+        let committed_offset = match durable {
+            Some(durable) => self.log.answer(durable).await?,
+            None => handle.committed.load(Ordering::Acquire),
+        };
+        drop(place);
+        Ok(Settled { committed_offset, failures })
+    }
+}

@@ -1,0 +1,221 @@
+//! Torn ends, flipped bits, and files gone missing.
+
+use super::super::log::segments;
+use super::*;
+use crate::embedded::checkpoint;
+use crate::embedded::log::fs::Fs as _;
+
+/// A log of some segments with messages `0`, `1`, … in topic `orders`, every third acked, and closed
+/// cleanly only if asked. Returns the disk and the number of messages.
+async fn sample(messages: usize, close: bool) -> SimFs {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    for n in 0..messages {
+        publish(&engine, "orders", &[&payload(n)]).await.unwrap();
+    }
+    let leased = deliveries(&engine, "worker").await;
+    let thirds: Vec<_> = leased.into_iter().step_by(3).collect();
+    ack(&engine, "worker", &thirds).await;
+    let left = fs.copy();
+    engine.close().await;
+    if close { fs.copy() } else { left }
+}
+
+fn payload(n: usize) -> Vec<u8> {
+    format!("{n}:").repeat(50).into_bytes()
+}
+
+fn segments_of(fs: &SimFs) -> Vec<String> {
+    segments::list(fs).unwrap().into_iter().map(segments::path).collect()
+}
+
+/// What an engine says about the sample.
+async fn describe(fs: &SimFs) -> (Vec<StoredMessage>, Vec<Offset>, Offset) {
+    let engine = open(fs).await.unwrap();
+    let (messages, damaged) = read_all(&engine, "orders").await;
+    assert_eq!(damaged, []);
+    let unacked =
+        deliveries(&engine, "worker").await.iter().map(|delivery| delivery.message.offset).collect();
+    let floor = engine.stats(&name("worker")).await.unwrap().committed_offset;
+    engine.close().await;
+    (messages, unacked, floor)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_end_is_cut_at_the_last_whole_frame() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders").await;
+    let segment = segments_of(&fs).pop().unwrap();
+    let mut ends = Vec::new();
+    for n in 0..6 {
+        publish(&engine, "orders", &[&payload(n)]).await.unwrap();
+        ends.push(end_of_data(&fs.bytes(&segment)));
+    }
+    let left = fs.copy();
+    engine.close().await;
+    let mut whole = left.bytes(&segment);
+    whole.resize(ends[5].next_multiple_of(8), 0);
+    for cut in ends[2]..=ends[5].next_multiple_of(8) {
+        let expected = ends.iter().filter(|&&end| end <= cut).count();
+        for tail in [&[][..], &[0; 300], &[0xA5; 300]] {
+            // A frame is whole without its padding, as long as the file goes on.
+            let whole_at = |end: usize| if tail.is_empty() { end.next_multiple_of(8) } else { end };
+            let expected = ends.iter().filter(|&&end| whole_at(end) <= cut).count();
+            let fs = left.copy();
+            fs.set_bytes(&segment, [&whole[..cut], tail].concat());
+            let engine = open(&fs).await.unwrap();
+            let (messages, damaged) = read_all(&engine, "orders").await;
+            assert_eq!((messages.len(), damaged.len()), (expected, 0), "cut at {cut}");
+            if tail.is_empty() || cut % 64 == 0 {
+                // A second recovery finds nothing more to do.
+                let once = fs.bytes(&segment);
+                drop(engine);
+                let engine = reopen(&fs).await;
+                assert_eq!(fs.bytes(&segment), once, "cut at {cut}");
+                assert_eq!(publish(&engine, "orders", &[b"on"]).await.unwrap().first, expected as u64 + 1);
+                engine.close().await;
+            }
+        }
+    }
+}
+
+/// Opens a disk whose engine was dropped just now: its lock goes with its last thread.
+async fn reopen(fs: &SimFs) -> EmbeddedEngine {
+    loop {
+        match open(fs).await {
+            Err(OpenError::InUse { .. }) => tokio::task::yield_now().await,
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+fn end_of_data(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_is_reported_and_everything_else_served() {
+    let fs = sample(200, true).await;
+    let segments = segments_of(&fs);
+    assert!(segments.len() >= 3, "several segments: {segments:?}");
+    let (whole, _, _) = describe(&fs.copy()).await;
+    for (at, segment) in segments.iter().enumerate() {
+        let bytes = fs.bytes(segment);
+        let data = end_of_data(&bytes);
+        // Not in the final mark, which carries nothing.
+        let last = if at + 1 == segments.len() { data / 8 * 8 - 40 } else { data };
+        for position in (40..last).step_by(197) {
+            let fs = fs.copy();
+            let mut flipped = bytes.clone();
+            flipped[position] ^= 1 << (position % 8);
+            fs.set_bytes(segment, flipped);
+            let engine = open(&fs).await.unwrap();
+            let Ok(topic) = engine.topic(&name("orders")).await else {
+                panic!("the checkpoint has the topic, even if its record is damaged");
+            };
+            let (messages, damaged) = read_all(&engine, "orders").await;
+            let lost: u64 = damaged.iter().map(|(first, last)| last - first + 1).sum();
+            assert!(messages.iter().all(|message| whole.contains(message)), "nothing false");
+            assert_eq!(messages.len() as u64 + lost, topic.last_offset, "{segment} at {position}");
+            assert!(lost <= 1, "{segment} at {position}: {damaged:?}");
+            assert_eq!(fs.bytes(segment).len(), bytes.len(), "nothing is cut");
+            // Nothing tells of a topic's very last message, if that is what is damaged.
+            assert!(topic.last_offset >= 199, "{segment} at {position}");
+            // A subscriber gets everything else that was not acked, and is not stuck.
+            let delivered = deliveries(&engine, "worker").await;
+            let delivered: Vec<_> = delivered.iter().map(|delivery| delivery.message.offset).collect();
+            let due = messages.iter().map(|message| message.offset).filter(|offset| offset % 3 != 1);
+            for offset in due {
+                assert!(delivered.contains(&offset), "{segment} at {position}: {offset} is missing");
+            }
+            engine.close().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_in_the_active_segment_survives_further_writes() {
+    let fs = sample(6, true).await;
+    let segment = segments_of(&fs).pop().unwrap();
+    let mut bytes = fs.bytes(&segment);
+    let at = bytes.windows(4).position(|window| window == b"2:2:").unwrap();
+    bytes[at] ^= 1;
+    fs.set_bytes(&segment, bytes);
+    for round in 0..3 {
+        let engine = open(&fs).await.unwrap();
+        let receipt = publish(&engine, "orders", &[b"on"]).await.unwrap();
+        assert_eq!(receipt.first, 7 + round);
+        let (messages, damaged) = read_all(&engine, "orders").await;
+        assert_eq!(damaged, [(3, 3)]);
+        assert_eq!(messages.len() as u64, 6 + round);
+        engine.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_state_comes_back_without_checkpoints_and_sidecars() {
+    for close in [true, false] {
+        let fs = sample(200, close).await;
+        let expected = describe(&fs.copy()).await;
+        assert_eq!(expected.0.len(), 200);
+        let derived = |dir: &str, ending: &str| {
+            let names = fs.list(dir).unwrap().into_iter();
+            names.filter(|name| name.ends_with(ending)).map(|name| format!("{dir}/{name}")).collect()
+        };
+        let checkpoints: Vec<String> = derived(checkpoint::DIR, ".ckp");
+        let sidecars: Vec<String> = derived(segments::DIR, ".idx");
+        assert_eq!(checkpoints.len(), 2);
+        assert!(sidecars.len() >= 3);
+        type Spoil = fn(&SimFs, &str);
+        let remove: Spoil = |fs, path| fs.remove(path).unwrap();
+        let cut: Spoil = |fs, path| fs.set_bytes(path, fs.bytes(path)[..20].to_vec());
+        let zero: Spoil = |fs, path| fs.set_bytes(path, vec![0; fs.bytes(path).len()]);
+        let flip: Spoil = |fs, path| {
+            let mut bytes = fs.bytes(path);
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            fs.set_bytes(path, bytes);
+        };
+        for spoil in [remove, cut, zero, flip] {
+            for paths in
+                [&checkpoints[..], &checkpoints[1..], &sidecars, &[&checkpoints[..], &sidecars].concat()]
+            {
+                let fs = fs.copy();
+                paths.iter().for_each(|path| spoil(&fs, path));
+                assert_eq!(describe(&fs).await, expected);
+                // What was made anew serves the next start.
+                assert_eq!(describe(&fs.copy()).await.0, expected.0);
+            }
+        }
+        // An older checkpoint under a newer name is not believed.
+        let fs = fs.copy();
+        fs.set_bytes(&checkpoints[1], fs.bytes(&checkpoints[0]));
+        assert_eq!(describe(&fs).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_what_another_version_or_another_log_wrote() {
+    let fs = sample(3, true).await;
+    let segment = segments_of(&fs).pop().unwrap();
+
+    let newer = fs.copy();
+    newer.set_bytes("columba.meta", b"format = 9\n".to_vec());
+    let Err(error) = open(&newer).await else { panic!("opened") };
+    assert!(error.to_string().contains("format version 9"), "{error}");
+
+    let foreign = SimFs::new();
+    open(&foreign).await.unwrap().close().await;
+    let foreign_segment = segments_of(&foreign).pop().unwrap();
+    foreign.set_bytes(&foreign_segment, fs.bytes(&segment));
+    let Err(error) = open(&foreign).await else { panic!("opened") };
+    assert!(error.to_string().contains("belongs to another log"), "{error}");
+
+    // Without its meta file the log still tells who it is.
+    let lost = fs.copy();
+    lost.remove("columba.meta").unwrap();
+    assert_eq!(describe(&lost).await.0.len(), 3);
+}

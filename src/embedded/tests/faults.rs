@@ -1,0 +1,110 @@
+//! Disks that fail: nothing is acknowledged afterwards, and nothing acknowledged before is lost.
+
+use super::super::log::fs_sim::Faults;
+use super::*;
+use crate::engine::Error;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failed_sync_nothing_is_acknowledged() {
+    for syncs in 0..50 {
+        let fs = SimFs::new();
+        let engine = open(&fs).await.unwrap();
+        create_topic(&engine, "orders").await;
+        fs.set_faults(Faults { syncs_before_error: Some(syncs), ..Faults::default() });
+        let acknowledged = publish_until_failure(&engine).await;
+        check_failed_and_recovered(&fs, engine, acknowledged).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failed_write_nothing_is_acknowledged() {
+    for writes in 0..20 {
+        let fs = SimFs::new();
+        let engine = open(&fs).await.unwrap();
+        create_topic(&engine, "orders").await;
+        fs.set_faults(Faults { writes_before_error: Some(writes), ..Faults::default() });
+        let acknowledged = publish_until_failure(&engine).await;
+        check_failed_and_recovered(&fs, engine, acknowledged).await;
+    }
+}
+
+/// Publishes until that fails. Returns how many were acknowledged.
+async fn publish_until_failure(engine: &EmbeddedEngine) -> usize {
+    for n in 0.. {
+        match publish(engine, "orders", &[&[b'x'; 700]]).await {
+            Ok(receipt) => assert_eq!(receipt.first, n + 1),
+            Err(error) => {
+                assert!(matches!(error, Error::Failed(_)), "{error}");
+                return usize::try_from(n).unwrap();
+            }
+        }
+    }
+    unreachable!()
+}
+
+async fn check_failed_and_recovered(fs: &SimFs, engine: EmbeddedEngine, acknowledged: usize) {
+    assert!(engine.failed().await.contains("injected"));
+    fs.set_faults(Faults::default());
+    // The disk works again, but the log does not trust it any more.
+    assert!(matches!(publish(&engine, "orders", &[b"x"]).await, Err(Error::Failed(_))));
+    engine.close().await;
+    let engine = open(&fs.copy()).await.unwrap();
+    let (messages, damaged) = read_all(&engine, "orders").await;
+    assert_eq!(damaged, []);
+    assert!(messages.len() >= acknowledged, "{} of {acknowledged}", messages.len());
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nearly_full_disk_refuses_publishing_and_nothing_else() {
+    let fs = SimFs::new();
+    let options = Options { disk_reserve_bytes: 20_000, ..OPTIONS };
+    let engine = EmbeddedEngine::open_on(Arc::new(fs.clone()), "simulated", options.clone()).await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    fs.set_faults(Faults { capacity: Some(60_000), ..Faults::default() });
+    let mut accepted = 0;
+    let error = loop {
+        match publish(&engine, "orders", &[&[b'x'; 1000]]).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    assert!(accepted > 10);
+    let delivered = deliveries(&engine, "worker").await;
+    assert_eq!(delivered.len(), accepted);
+    assert_eq!(ack(&engine, "worker", &delivered).await, accepted as u64);
+    engine.close().await;
+
+    let full = fs.copy();
+    full.set_faults(Faults { capacity: Some(60_000), ..Faults::default() });
+    let engine = EmbeddedEngine::open_on(Arc::new(full.clone()), "simulated", options).await.unwrap();
+    assert!(matches!(publish(&engine, "orders", &[b"x"]).await, Err(Error::DiskFull { .. })));
+    engine.delete_subscription(&name("worker"), None).await.unwrap();
+    full.set_faults(Faults::default());
+    publish(&engine, "orders", &[b"x"]).await.expect("there is space again");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_engines_do_not_share_a_directory() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    assert!(matches!(open(&fs).await, Err(OpenError::InUse { .. })));
+    engine.close().await;
+    open(&fs).await.unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buffered_receipt_says_so_and_readers_see_only_what_is_safe() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders").await;
+    fs.set_faults(Faults { syncs_before_error: Some(0), ..Faults::default() });
+    let envelopes = vec![Envelope(Bytes::from_static(b"x"))];
+    let receipt = engine.submit(&name("orders"), envelopes, Some(Durability::Buffered)).await.unwrap().await;
+    assert_eq!(receipt, Ok(Receipt { first: 1, last: 1, durability: Durability::Buffered }));
+    engine.failed().await;
+    assert_eq!(engine.topic(&name("orders")).await.unwrap().last_offset, 0, "never synced, never seen");
+}

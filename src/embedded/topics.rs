@@ -1,0 +1,153 @@
+//! The engine's operations on topics: create, change, delete, publish, follow.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::Shared;
+use super::delivery::ephemeral::EphemeralConsumer;
+use super::log::{Operation, PublishOperation};
+use super::records::TopicRecord;
+use super::state::{Record, TopicState};
+use super::topic::TopicHandle;
+use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Result, TopicChange};
+use crate::model::limits::MAX_TOPICS;
+use crate::model::{Durability, Envelope, Name, Start, Timestamp, Topic, TopicSettings};
+
+impl Shared {
+    pub(super) async fn create_topic(
+        self: Arc<Self>,
+        name: Name,
+        settings: TopicSettings,
+        intent: Intent,
+    ) -> Result<Topic> {
+        let mut last_id = self.changes.lock().await;
+        match self.find_topic(&name) {
+            Err(Error::TopicNotFound(_)) => {}
+            Err(error) => return Err(error),
+            Ok(topic) if topic.record().settings() == settings => return Ok(topic.describe()),
+            Ok(_) => return Err(Error::TopicExists(name)),
+        }
+        if self.catalog().topics.len() >= MAX_TOPICS {
+            return Err(Error::TooMany { what: "topics", limit: MAX_TOPICS });
+        }
+        let record = TopicRecord::new(*last_id + 1, &name, &settings, Timestamp::now());
+        if intent == Intent::Validate {
+            return Ok(record.topic(&name));
+        }
+        // The number is spent even if the change fails half-way: it must not come twice in the log.
+        *last_id += 1;
+        self.record(Record::PutTopic(record.clone())).await?;
+        let state = TopicState { record, next: 1, ..TopicState::default() };
+        let topic = Arc::new(TopicHandle::new(name.clone(), &state));
+        self.catalog_mut().topics.insert(name, Arc::clone(&topic));
+        Ok(topic.describe())
+    }
+
+    pub(super) async fn update_topic(
+        self: Arc<Self>,
+        name: Name,
+        change: TopicChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Topic> {
+        let _changes = self.changes.lock().await;
+        let topic = self.find_topic(&name)?;
+        let mut record = topic.record().clone();
+        check_revision(&name, expected, record.revision)?;
+        let mut settings = record.settings();
+        let TopicChange { labels, durability, max_message_bytes } = change;
+        settings.labels = labels.unwrap_or(settings.labels);
+        settings.durability = durability.unwrap_or(settings.durability);
+        settings.max_message_bytes = max_message_bytes.unwrap_or(settings.max_message_bytes);
+        if settings == record.settings() {
+            return Ok(topic.describe());
+        }
+        record.set(&settings);
+        record.revision += 1;
+        if intent == Intent::Validate {
+            let now = topic.describe();
+            return Ok(Topic { settings, revision: record.revision, ..now });
+        }
+        self.record(Record::PutTopic(record.clone())).await?;
+        topic.set_record(record);
+        Ok(topic.describe())
+    }
+
+    pub(super) async fn delete_topic(self: Arc<Self>, name: Name, expected: Option<u64>) -> Result<()> {
+        let _changes = self.changes.lock().await;
+        let topic = self.find_topic(&name)?;
+        check_revision(&name, expected, topic.record().revision)?;
+        let user = {
+            let catalog = self.catalog();
+            let mut subscriptions = catalog.subscriptions.values();
+            subscriptions.find(|subscription| subscription.topic.id == topic.id).map(|user| user.name.clone())
+        };
+        if let Some(subscription) = user {
+            return Err(Error::TopicInUse { topic: name, subscription });
+        }
+        self.record(Record::DeleteTopic(topic.id)).await?;
+        self.catalog_mut().topics.remove(&name);
+        topic.delete();
+        Ok(())
+    }
+
+    pub(super) async fn submit(
+        &self,
+        topic: &Name,
+        messages: Vec<Envelope>,
+        durability: Option<Durability>,
+    ) -> Result<PendingReceipt> {
+        let topic = self.find_topic(topic)?;
+        let settings = topic.record().settings();
+        let limit = settings.max_message_bytes;
+        let too_large = |(_, message): &(usize, &Envelope)| message.len() > limit as usize;
+        if let Some((index, message)) = messages.iter().enumerate().find(too_large) {
+            let (topic, size) = (topic.name.clone(), message.len());
+            return Err(Error::MessageTooLarge { topic, index, size, limit });
+        }
+        let bytes = messages.iter().map(Envelope::len).sum();
+        let place = self.log.place(bytes).await?;
+        let (reply, receipt) = oneshot::channel();
+        self.log.submit(Operation::Publish(PublishOperation {
+            topic,
+            envelopes: messages.into_iter().map(|message| message.0).collect(),
+            bytes,
+            durability: durability.unwrap_or(settings.durability),
+            reply: Some(reply),
+            _place: place,
+        }));
+        let log = self.log.clone();
+        Ok(Box::pin(async move { log.answer(receipt).await }))
+    }
+
+    /// Opens an ephemeral consumer.
+    pub(super) async fn follow(
+        &self,
+        topic: &Name,
+        start: Start,
+        credit: Credit,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Box<dyn Consumer>> {
+        let topic = self.find_topic(topic)?;
+        let next = self.log.reader.resolve(&topic, start).await?;
+        let (name, end) = (self.consumer_name(), self.end.subscribe());
+        let from = (topic, self.log.clone());
+        Ok(Box::new(EphemeralConsumer::new(name, from, (next, credit), end, permit)))
+    }
+
+    /// Records a change; durable when this returns.
+    pub(super) async fn record(&self, record: Record) -> Result<()> {
+        let (reply, durable) = oneshot::channel();
+        self.log.submit(Operation::Change { record, reply });
+        self.log.answer(durable).await
+    }
+}
+
+/// Refuses a change to something that has changed since the caller saw it.
+pub(super) fn check_revision(name: &Name, expected: Option<u64>, actual: u64) -> Result<()> {
+    match expected {
+        Some(expected) if expected != actual => Err(Error::Changed { name: name.clone(), expected, actual }),
+        _ => Ok(()),
+    }
+}

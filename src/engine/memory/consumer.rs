@@ -1,0 +1,159 @@
+//! Consumers: each asks the state for messages whenever it may have some.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Shared, Step};
+use crate::engine::{Consumer, Credit, ReadLimit, Result};
+use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
+use crate::model::{Delivery, Name, Offset, Start};
+
+/// A consumer's place among the engine's consumers, given up when it is dropped.
+struct Seat {
+    shared: Arc<Shared>,
+    number: u64,
+    id: String,
+}
+
+impl Seat {
+    fn take(shared: &Arc<Shared>) -> Result<Self> {
+        let number = shared.change(super::state::State::open_consumer)?;
+        Ok(Self { shared: Arc::clone(shared), number, id: format!("consumer-{number}") })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.lock().close_consumer();
+    }
+}
+
+/// A consumer of a durable subscription.
+pub(super) struct Durable {
+    seat: Seat,
+    subscription: Name,
+    /// The subscription's number.
+    number: u64,
+}
+
+impl Durable {
+    pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit) -> Result<Self> {
+        let seat = Seat::take(shared)?;
+        let number = shared.change(|state| {
+            let number = state.queue(&subscription)?.number;
+            state.queue_numbered(&subscription, number)?.0.join(seat.number, credit)?;
+            Ok(number)
+        })?;
+        Ok(Self { seat, subscription, number })
+    }
+
+    fn set_waiting(&self, waiting: bool) {
+        if let Ok((queue, ..)) = self.seat.shared.lock().queue_numbered(&self.subscription, self.number) {
+            queue.set_waiting(self.seat.number, waiting);
+        }
+    }
+}
+
+/// Counts the consumer among those waiting, until the wait is over or given up.
+struct Waiting<'a>(&'a Durable);
+
+impl<'a> Waiting<'a> {
+    fn begin(consumer: &'a Durable) -> Self {
+        consumer.set_waiting(true);
+        Self(consumer)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set_waiting(false);
+    }
+}
+
+#[async_trait]
+impl Consumer for Durable {
+    fn id(&self) -> &str {
+        &self.seat.id
+    }
+
+    async fn next(&mut self) -> Result<Vec<Delivery>> {
+        let consumer = &*self;
+        let _waiting = Waiting::begin(consumer);
+        let deliveries = consumer.seat.shared.wait_for(|state, now| {
+            let (queue, log, ids) = state.queue_numbered(&consumer.subscription, consumer.number)?;
+            Ok(Step::of(queue.hand_to(consumer.seat.number, log, ids, now), || queue.next_due(now)))
+        });
+        deliveries.await
+    }
+
+    async fn set_credit(&mut self, credit: Credit) {
+        // A deleted subscription has no credit to set; `next` says so.
+        let _ = self.seat.shared.change(|state| {
+            let (queue, ..) = state.queue_numbered(&self.subscription, self.number)?;
+            queue.set_credit(self.seat.number, credit);
+            Ok(())
+        });
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        // A deleted subscription, or a closed engine, has nothing to be left.
+        let _ = self.seat.shared.change(|state| {
+            let (queue, ..) = state.queue_numbered(&self.subscription, self.number)?;
+            queue.leave(self.seat.number, Instant::now());
+            Ok(())
+        });
+    }
+}
+
+/// A reader of a topic that leases nothing.
+pub(super) struct Ephemeral {
+    seat: Seat,
+    topic: Name,
+    /// The topic's number.
+    number: u64,
+    next: Offset,
+    credit: Credit,
+}
+
+impl Ephemeral {
+    pub(super) fn open(shared: &Arc<Shared>, topic: Name, start: Start, credit: Credit) -> Result<Self> {
+        let seat = Seat::take(shared)?;
+        let (number, next) = shared.look(|state| {
+            let log = state.log(&topic)?;
+            Ok((log.number, log.resolve(start)))
+        })?;
+        Ok(Self { seat, topic, number, next, credit })
+    }
+}
+
+#[async_trait]
+impl Consumer for Ephemeral {
+    fn id(&self) -> &str {
+        &self.seat.id
+    }
+
+    async fn next(&mut self) -> Result<Vec<Delivery>> {
+        let limit = ReadLimit {
+            messages: (self.credit.messages as usize).min(MAX_BATCH_MESSAGES),
+            bytes: usize::try_from(self.credit.bytes).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES),
+        };
+        let (next, topic) = (self.next, &self.topic);
+        let read = self.seat.shared.wait_for(|state, _| {
+            let messages = state.log_numbered(topic, self.number)?.read(next, limit);
+            let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
+            Ok(Step::of(messages.into_iter().map(deliver).collect(), || None))
+        });
+        let deliveries = read.await?;
+        self.next = next + deliveries.len() as Offset;
+        Ok(deliveries)
+    }
+
+    async fn set_credit(&mut self, credit: Credit) {
+        self.credit = credit;
+    }
+}

@@ -1,0 +1,230 @@
+//! The in-memory reference engine: naive, and right by being looked at.
+//!
+//! Everything is in plain maps behind one lock. Who waits asks again after every change, and whenever
+//! time alone may have changed something; nothing is ever sent to anybody. It shows what the contract
+//! means, and tests use it where durability is not the point. It is not for production: it forgets
+//! everything, deletes nothing on its own, and its cost grows with the number of waiting consumers.
+
+mod ack_id;
+mod consumer;
+mod log;
+mod queue;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::consumer::{Durable, Ephemeral};
+use self::queue::Room;
+use self::state::State;
+use super::{
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
+    Settlement, SubscriptionChange, Target, TopicChange,
+};
+use crate::model::{
+    Delivery, Durability, Envelope, Name, Receipt, Start, StoredMessage, Subscription, SubscriptionSettings,
+    SubscriptionStats, Topic, TopicSettings,
+};
+
+/// Keeps everything in memory, and forgets it when dropped. Its receipts say
+/// [`Durability::Buffered`], whatever was asked for: it has no disk.
+#[derive(Default)]
+pub struct MemoryEngine(Arc<Shared>);
+
+impl MemoryEngine {
+    /// An empty engine.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// The state, and word of its changes.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+/// What came of one look at the state.
+enum Step {
+    /// Messages; never none.
+    Done(Vec<Delivery>),
+    /// Look again after a change, or at this time.
+    Wait(Option<Instant>),
+}
+
+impl Step {
+    fn of(deliveries: Vec<Delivery>, next_due: impl FnOnce() -> Option<Instant>) -> Self {
+        if deliveries.is_empty() { Self::Wait(next_due()) } else { Self::Done(deliveries) }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a test's; the state is whole between any two statements that matter.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&State) -> Result<T>) -> Result<T> {
+        let state = self.lock();
+        if state.closed { Err(Error::Closed) } else { look(&state) }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        let mut state = self.lock();
+        let result = if state.closed { Err(Error::Closed) } else { change(&mut state) };
+        drop(state);
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Takes steps until one yields messages. The step that yields them is the last thing that
+    /// happens, so giving up the wait loses none.
+    async fn wait_for(
+        &self,
+        mut step: impl FnMut(&mut State, Instant) -> Result<Step>,
+    ) -> Result<Vec<Delivery>> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let taken = {
+                let mut state = self.lock();
+                if state.closed { Err(Error::Closed) } else { step(&mut state, Instant::now()) }
+            };
+            match taken? {
+                Step::Done(deliveries) => {
+                    // Others that wait must now wait for these leases to end, too.
+                    self.changed.send_replace(());
+                    return Ok(deliveries);
+                }
+                Step::Wait(None) => drop(changed.changed().await),
+                Step::Wait(Some(due)) => drop(timeout_at(due, changed.changed()).await),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for MemoryEngine {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { engine: "memory", persistent: false, exclusive: true }
+    }
+
+    async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
+        self.0.change(|state| state.create_topic(name, settings, intent))
+    }
+
+    async fn topic(&self, name: &Name) -> Result<Topic> {
+        self.0.look(|state| Ok(state.log(name)?.topic()))
+    }
+
+    async fn topics(&self, page: Page) -> Result<Vec<Topic>> {
+        self.0.look(|state| Ok(state.topics(&page)))
+    }
+
+    async fn update_topic(
+        &self,
+        name: &Name,
+        change: TopicChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Topic> {
+        self.0.change(|state| state.update_topic(name, change, expected, intent))
+    }
+
+    async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()> {
+        self.0.change(|state| state.delete_topic(name, expected))
+    }
+
+    async fn submit(
+        &self,
+        topic: &Name,
+        messages: Vec<Envelope>,
+        _durability: Option<Durability>,
+    ) -> Result<PendingReceipt> {
+        let receipt = self.0.change(|state| {
+            let log = state.log_mut(topic)?;
+            let first = log.last() + 1;
+            log.append(messages)?;
+            Ok(Receipt { first, last: log.last(), durability: Durability::Buffered })
+        })?;
+        Ok(Box::pin(std::future::ready(Ok(receipt))))
+    }
+
+    async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>> {
+        self.0.look(|state| {
+            let log = state.log(topic)?;
+            Ok(log.read(log.resolve(start), limit))
+        })
+    }
+
+    async fn create_subscription(
+        &self,
+        name: Name,
+        settings: SubscriptionSettings,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        self.0.change(|state| state.create_subscription(name, settings, intent))
+    }
+
+    async fn subscription(&self, name: &Name) -> Result<Subscription> {
+        self.0.look(|state| Ok(state.queue(name)?.subscription.clone()))
+    }
+
+    async fn subscriptions(&self, page: Page, topic: Option<Name>) -> Result<Vec<Subscription>> {
+        self.0.look(|state| Ok(state.subscriptions(&page, topic.as_ref())))
+    }
+
+    async fn update_subscription(
+        &self,
+        name: &Name,
+        change: SubscriptionChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        self.0.change(|state| state.update_subscription(name, change, expected, intent))
+    }
+
+    async fn delete_subscription(&self, name: &Name, expected: Option<u64>) -> Result<()> {
+        self.0.change(|state| state.delete_subscription(name, expected))
+    }
+
+    async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats> {
+        self.0.look(|state| state.stats(subscription))
+    }
+
+    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
+        Ok(match target {
+            Target::Durable(subscription) => Box::new(Durable::open(&self.0, subscription, credit)?),
+            Target::Ephemeral { topic, start } => Box::new(Ephemeral::open(&self.0, topic, start, credit)?),
+        })
+    }
+
+    async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
+        let number = self.0.look(|state| Ok(state.queue(subscription)?.number))?;
+        let room = Room { messages: limit.messages, first_bytes: u64::MAX, bytes: limit.bytes as u64 };
+        let pulled = self.0.wait_for(|state, now| {
+            let (queue, log, ids) = state.queue_numbered(subscription, number)?;
+            Ok(Step::of(queue.pull(&room, log, ids, now)?, || queue.next_due(now)))
+        });
+        timeout(wait, pulled).await.unwrap_or_else(|_nothing_came| Ok(Vec::new()))
+    }
+
+    async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled> {
+        self.0.change(|state| state.settle(subscription, ids, settlement))
+    }
+
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn close(&self) {
+        self.0.lock().closed = true;
+        self.0.changed.send_replace(());
+    }
+}

@@ -1,0 +1,312 @@
+//! One subscription's progress: what is settled, what is handed out, and who may have what is next.
+//!
+//! A plain struct that is told the time. Every question is answered by looking at everything there
+//! is, so that nothing can be out of step with anything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::ack_id::{AckIds, DeliveryRef};
+use super::log::Log;
+use crate::engine::{Credit, Error, Failure, Result, Settled, Settlement};
+use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
+use crate::model::{Delivery, Mode, Offset, Subscription, SubscriptionStats};
+
+/// A subscription and its state.
+pub(super) struct Queue {
+    /// No later subscription of the same name shares it.
+    pub(super) number: u64,
+    pub(super) subscription: Subscription,
+    /// Everything at or below is settled.
+    floor: Offset,
+    /// What is settled above the floor.
+    settled: BTreeSet<Offset>,
+    /// The first message never handed out.
+    next: Offset,
+    /// What was handed out and is not settled.
+    handed: BTreeMap<Offset, Handed>,
+    /// The open consumers, the oldest first.
+    consumers: BTreeMap<u64, Member>,
+    redelivered: u64,
+}
+
+/// A message that was handed out at least once.
+struct Handed {
+    attempt: u32,
+    bytes: u64,
+    /// Who got it last; a pull is nobody.
+    holder: Option<u64>,
+    /// Whether it is lent out until `until`, or only waits until then to be handed out again.
+    leased: bool,
+    until: Instant,
+}
+
+impl Handed {
+    fn in_flight(&self, now: Instant) -> bool {
+        self.leased && self.until > now
+    }
+}
+
+struct Member {
+    credit: Credit,
+    waiting: bool,
+}
+
+/// How much may be handed out in one go.
+pub(super) struct Room {
+    pub(super) messages: usize,
+    /// Largest first message, in bytes.
+    pub(super) first_bytes: u64,
+    /// Most bytes in all, when there is more than one message.
+    pub(super) bytes: u64,
+}
+
+/// What may be handed out, in this order.
+struct Available {
+    due: Vec<Offset>,
+    new: Range<Offset>,
+}
+
+impl Queue {
+    pub(super) fn new(number: u64, subscription: Subscription, next: Offset) -> Self {
+        Self {
+            number,
+            subscription,
+            floor: next - 1,
+            settled: BTreeSet::new(),
+            next,
+            handed: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            redelivered: 0,
+        }
+    }
+
+    pub(super) fn stats(&self, log: &Log, now: Instant) -> SubscriptionStats {
+        let oldest = (self.floor + 1..=log.last()).find(|offset| !self.settled.contains(offset));
+        SubscriptionStats {
+            backlog_messages: log.last().saturating_sub(self.floor) - self.settled.len() as u64,
+            in_flight: self.in_flight(now) as u64,
+            oldest_unacked: oldest.and_then(|offset| log.get(offset)).map(|message| message.publish_time),
+            committed_offset: self.floor,
+            redelivered: self.redelivered,
+            consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn join(&mut self, consumer: u64, credit: Credit) -> Result<()> {
+        if self.consumers.len() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
+            let limit = MAX_CONSUMERS_PER_SUBSCRIPTION;
+            return Err(Error::TooMany { what: "consumers of this subscription", limit });
+        }
+        self.consumers.insert(consumer, Member { credit, waiting: false });
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self, consumer: u64, now: Instant) {
+        self.consumers.remove(&consumer);
+        for handed in self.handed.values_mut().filter(|handed| handed.holder == Some(consumer)) {
+            handed.holder = None;
+            if handed.in_flight(now) {
+                handed.leased = false;
+                handed.until = now;
+            }
+        }
+    }
+
+    pub(super) fn set_credit(&mut self, consumer: u64, credit: Credit) {
+        self.member(consumer).credit = credit;
+    }
+
+    pub(super) fn set_waiting(&mut self, consumer: u64, waiting: bool) {
+        self.member(consumer).waiting = waiting;
+    }
+
+    fn member(&mut self, consumer: u64) -> &mut Member {
+        self.consumers.get_mut(&consumer).expect("a consumer is a member until it leaves")
+    }
+
+    /// Hands messages to a waiting consumer: its share of what there is, as far as its credit goes.
+    pub(super) fn hand_to(&mut self, consumer: u64, log: &Log, ids: &AckIds, now: Instant) -> Vec<Delivery> {
+        let mut room = self.room(consumer, now);
+        if self.exclusive() {
+            if self.consumers.keys().next() != Some(&consumer) {
+                return Vec::new();
+            }
+        } else if room.messages > 0 {
+            let available = self.available(log, now).len().min(self.below_in_flight_limit(now));
+            room.messages = room.messages.min(available.div_ceil(self.ready_consumers(now)));
+        }
+        self.hand_out(Some(consumer), &room, log, ids, now)
+    }
+
+    /// Hands messages to nobody's stream.
+    pub(super) fn pull(
+        &mut self,
+        room: &Room,
+        log: &Log,
+        ids: &AckIds,
+        now: Instant,
+    ) -> Result<Vec<Delivery>> {
+        if self.exclusive() && !self.consumers.is_empty() {
+            return Err(Error::Held(self.subscription.name.clone()));
+        }
+        Ok(self.hand_out(None, room, log, ids, now))
+    }
+
+    fn hand_out(
+        &mut self,
+        holder: Option<u64>,
+        room: &Room,
+        log: &Log,
+        ids: &AckIds,
+        now: Instant,
+    ) -> Vec<Delivery> {
+        let most = room.messages.min(self.below_in_flight_limit(now));
+        let mut deliveries = Vec::new();
+        let mut total = 0;
+        for offset in self.available(log, now).into_iter().take(most) {
+            let message = log.get(offset).expect("what is available is stored").clone();
+            let bytes = message.envelope.len() as u64;
+            let limit = if deliveries.is_empty() { room.first_bytes } else { room.bytes };
+            total += bytes;
+            if total > limit {
+                break;
+            }
+            let attempt = self.lease(offset, holder, bytes, now);
+            let ack_id = ids.seal(DeliveryRef { subscription: self.number, offset, attempt });
+            deliveries.push(Delivery { ack_id, attempt, message });
+        }
+        deliveries
+    }
+
+    fn lease(&mut self, offset: Offset, holder: Option<u64>, bytes: u64, now: Instant) -> u32 {
+        let attempt = self.handed.get(&offset).map_or(1, |before| before.attempt + 1);
+        let until = now + self.subscription.settings.ack_deadline;
+        self.handed.insert(offset, Handed { attempt, bytes, holder, leased: true, until });
+        self.next = self.next.max(offset + 1);
+        self.redelivered += u64::from(attempt > 1);
+        attempt
+    }
+
+    /// The next time at which something may become available by itself.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.handed.values().map(|handed| handed.until).filter(|&until| until > now).min()
+    }
+
+    /// What comes back goes before what is new. In exclusive mode, what is still to come back holds
+    /// up everything after it.
+    fn available(&self, log: &Log, now: Instant) -> Available {
+        let mut due = Vec::new();
+        for (&offset, _) in self.handed.iter().filter(|(_, handed)| !handed.in_flight(now)) {
+            if self.handed[&offset].until <= now {
+                due.push(offset);
+            } else if self.exclusive() {
+                return Available { due, new: 0..0 };
+            }
+        }
+        Available { due, new: self.next..log.last() + 1 }
+    }
+
+    /// What a consumer's credit leaves it, in one batch.
+    fn room(&self, consumer: u64, now: Instant) -> Room {
+        let Credit { messages, bytes } = self.consumers[&consumer].credit;
+        let held = || self.handed.values().filter(|it| it.holder == Some(consumer) && it.in_flight(now));
+        let bytes_left = bytes.saturating_sub(held().map(|it| it.bytes).sum());
+        let held = held().count();
+        Room {
+            messages: (messages as usize).saturating_sub(held).min(MAX_BATCH_MESSAGES),
+            first_bytes: if held == 0 { u64::MAX } else { bytes_left },
+            bytes: bytes_left.min(MAX_BATCH_BYTES as u64),
+        }
+    }
+
+    fn ready_consumers(&self, now: Instant) -> usize {
+        let ready = |&(&id, member): &(&u64, &Member)| member.waiting && self.room(id, now).messages > 0;
+        self.consumers.iter().filter(ready).count()
+    }
+
+    fn in_flight(&self, now: Instant) -> usize {
+        self.handed.values().filter(|handed| handed.in_flight(now)).count()
+    }
+
+    fn below_in_flight_limit(&self, now: Instant) -> usize {
+        (self.subscription.settings.max_in_flight as usize).saturating_sub(self.in_flight(now))
+    }
+
+    fn exclusive(&self) -> bool {
+        self.subscription.settings.mode == Mode::Exclusive
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        ids: Vec<Bytes>,
+        settlement: Settlement,
+        keys: &AckIds,
+        now: Instant,
+    ) -> Settled {
+        let mut failures = Vec::new();
+        for id in ids {
+            match self.find(&id, keys) {
+                Ok(offset) => self.apply(offset, settlement, now),
+                Err(failure) => failures.push((id, failure)),
+            }
+        }
+        Settled { committed_offset: self.floor, failures }
+    }
+
+    /// The message that an id stands for, if the id still counts.
+    fn find(&self, id: &[u8], keys: &AckIds) -> std::result::Result<Offset, Failure> {
+        let DeliveryRef { subscription, offset, attempt } = keys.open(id).ok_or(Failure::Unknown)?;
+        if subscription != self.number {
+            return Err(Failure::WrongSubscription);
+        }
+        match self.handed.get(&offset) {
+            None => Err(Failure::AlreadySettled),
+            Some(handed) if handed.attempt != attempt => Err(Failure::Expired),
+            Some(_) => Ok(offset),
+        }
+    }
+
+    fn apply(&mut self, offset: Offset, settlement: Settlement, now: Instant) {
+        let default_deadline = self.subscription.settings.ack_deadline;
+        match settlement {
+            Settlement::Ack { cumulative } => {
+                let first = if cumulative { self.floor + 1 } else { offset };
+                (first..=offset).for_each(|offset| self.done(offset));
+            }
+            Settlement::Nack { delay } => self.reset(offset, false, now + delay),
+            Settlement::Extend { deadline } => {
+                self.reset(offset, true, now + deadline.unwrap_or(default_deadline));
+            }
+        }
+    }
+
+    fn done(&mut self, offset: Offset) {
+        self.handed.remove(&offset);
+        if offset > self.floor {
+            self.settled.insert(offset);
+        }
+        while self.settled.remove(&(self.floor + 1)) {
+            self.floor += 1;
+        }
+    }
+
+    fn reset(&mut self, offset: Offset, leased: bool, until: Instant) {
+        let handed = self.handed.get_mut(&offset).expect("find() found it");
+        (handed.leased, handed.until) = (leased, until);
+    }
+}
+
+impl Available {
+    fn len(&self) -> usize {
+        let new = self.new.end.saturating_sub(self.new.start);
+        self.due.len() + usize::try_from(new).unwrap_or(usize::MAX)
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = Offset> {
+        self.due.into_iter().chain(self.new)
+    }
+}

@@ -1,0 +1,219 @@
+//! Everything the engine knows, and what can be done to it at one instant.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::ack_id::AckIds;
+use super::log::Log;
+use super::queue::Queue;
+use crate::engine::{Error, Intent, Page, Result, Settled, Settlement, SubscriptionChange, TopicChange};
+use crate::model::limits::{MAX_CONSUMERS, MAX_SUBSCRIPTIONS, MAX_TOPICS};
+use crate::model::{
+    Name, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp, Topic, TopicSettings,
+};
+
+/// The state behind the engine's lock.
+#[derive(Default)]
+pub(super) struct State {
+    topics: BTreeMap<Name, Log>,
+    subscriptions: BTreeMap<Name, Queue>,
+    pub(super) ids: AckIds,
+    /// The last number given to a topic, subscription or consumer.
+    last_number: u64,
+    consumers: usize,
+    pub(super) closed: bool,
+}
+
+impl State {
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    pub(super) fn create_topic(
+        &mut self,
+        name: Name,
+        settings: TopicSettings,
+        intent: Intent,
+    ) -> Result<Topic> {
+        if let Some(log) = self.topics.get(&name) {
+            return if log.settings == settings { Ok(log.topic()) } else { Err(Error::TopicExists(name)) };
+        }
+        check_limit("topics", self.topics.len(), MAX_TOPICS)?;
+        let log = Log::new(self.next_number(), name.clone(), settings);
+        let topic = log.topic();
+        if intent == Intent::Apply {
+            self.topics.insert(name, log);
+        }
+        Ok(topic)
+    }
+
+    pub(super) fn log(&self, name: &Name) -> Result<&Log> {
+        self.topics.get(name).ok_or_else(|| Error::TopicNotFound(name.clone()))
+    }
+
+    pub(super) fn log_mut(&mut self, name: &Name) -> Result<&mut Log> {
+        self.topics.get_mut(name).ok_or_else(|| Error::TopicNotFound(name.clone()))
+    }
+
+    /// The topic that a consumer was opened on, unless it is gone; another may have its name by now.
+    pub(super) fn log_numbered(&self, name: &Name, number: u64) -> Result<&Log> {
+        let log = self.topics.get(name).filter(|log| log.number == number);
+        log.ok_or_else(|| Error::TopicDeleted(name.clone()))
+    }
+
+    pub(super) fn topics(&self, page: &Page) -> Vec<Topic> {
+        entries(&self.topics, page).take(page.limit).map(Log::topic).collect()
+    }
+
+    pub(super) fn update_topic(
+        &mut self,
+        name: &Name,
+        change: TopicChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Topic> {
+        let log = self.log_mut(name)?;
+        check_revision(name, log.revision, expected)?;
+        let mut settings = log.settings.clone();
+        settings.labels = change.labels.unwrap_or(settings.labels);
+        settings.durability = change.durability.unwrap_or(settings.durability);
+        settings.max_message_bytes = change.max_message_bytes.unwrap_or(settings.max_message_bytes);
+
+        let revision = log.revision + u64::from(settings != log.settings);
+        let topic = Topic { settings, revision, ..log.topic() };
+        if intent == Intent::Apply {
+            log.settings = topic.settings.clone();
+            log.revision = revision;
+        }
+        Ok(topic)
+    }
+
+    pub(super) fn delete_topic(&mut self, name: &Name, expected: Option<u64>) -> Result<()> {
+        check_revision(name, self.log(name)?.revision, expected)?;
+        let uses = |queue: &&Queue| queue.subscription.settings.topic == *name;
+        if let Some(queue) = self.subscriptions.values().find(uses) {
+            let subscription = queue.subscription.name.clone();
+            return Err(Error::TopicInUse { topic: name.clone(), subscription });
+        }
+        self.topics.remove(name);
+        Ok(())
+    }
+
+    pub(super) fn create_subscription(
+        &mut self,
+        name: Name,
+        settings: SubscriptionSettings,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        if let Some(Queue { subscription, .. }) = self.subscriptions.get(&name) {
+            let same = subscription.settings == settings;
+            return if same { Ok(subscription.clone()) } else { Err(Error::SubscriptionExists(name)) };
+        }
+        let next = self.log(&settings.topic)?.resolve(settings.start);
+        check_limit("subscriptions", self.subscriptions.len(), MAX_SUBSCRIPTIONS)?;
+        let create_time = Timestamp::now();
+        let subscription = Subscription { name: name.clone(), settings, revision: 1, create_time };
+        if intent == Intent::Apply {
+            let number = self.next_number();
+            self.subscriptions.insert(name, Queue::new(number, subscription.clone(), next));
+        }
+        Ok(subscription)
+    }
+
+    pub(super) fn queue(&self, name: &Name) -> Result<&Queue> {
+        self.subscriptions.get(name).ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
+    }
+
+    fn queue_mut(&mut self, name: &Name) -> Result<&mut Queue> {
+        self.subscriptions.get_mut(name).ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
+    }
+
+    /// The subscription that a consumer was opened on, unless it is gone, and what delivering from it
+    /// takes.
+    pub(super) fn queue_numbered(&mut self, name: &Name, number: u64) -> Result<(&mut Queue, &Log, &AckIds)> {
+        let queue = self.subscriptions.get_mut(name).filter(|queue| queue.number == number);
+        let queue = queue.ok_or_else(|| Error::SubscriptionDeleted(name.clone()))?;
+        let log = &self.topics[&queue.subscription.settings.topic];
+        Ok((queue, log, &self.ids))
+    }
+
+    pub(super) fn subscriptions(&self, page: &Page, topic: Option<&Name>) -> Vec<Subscription> {
+        let all = entries(&self.subscriptions, page).map(|queue| &queue.subscription);
+        let of_topic = all.filter(|found| topic.is_none_or(|topic| found.settings.topic == *topic));
+        of_topic.take(page.limit).cloned().collect()
+    }
+
+    pub(super) fn update_subscription(
+        &mut self,
+        name: &Name,
+        change: SubscriptionChange,
+        expected: Option<u64>,
+        intent: Intent,
+    ) -> Result<Subscription> {
+        let current = &mut self.queue_mut(name)?.subscription;
+        check_revision(name, current.revision, expected)?;
+        let mut changed = current.clone();
+        let settings = &mut changed.settings;
+        settings.ack_deadline = change.ack_deadline.unwrap_or(settings.ack_deadline);
+        settings.max_in_flight = change.max_in_flight.unwrap_or(settings.max_in_flight);
+        if let Some(labels) = change.labels {
+            settings.labels = labels;
+        }
+
+        changed.revision += u64::from(changed.settings != current.settings);
+        if intent == Intent::Apply {
+            *current = changed.clone();
+        }
+        Ok(changed)
+    }
+
+    pub(super) fn delete_subscription(&mut self, name: &Name, expected: Option<u64>) -> Result<()> {
+        check_revision(name, self.queue(name)?.subscription.revision, expected)?;
+        self.subscriptions.remove(name);
+        Ok(())
+    }
+
+    pub(super) fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
+        let queue = self.queue(name)?;
+        Ok(queue.stats(self.log(&queue.subscription.settings.topic)?, Instant::now()))
+    }
+
+    pub(super) fn settle(&mut self, name: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled> {
+        let number = self.queue(name)?.number;
+        let (queue, _, keys) = self.queue_numbered(name, number)?;
+        Ok(queue.settle(ids, settlement, keys, Instant::now()))
+    }
+
+    /// Counts a new consumer and numbers it; older ones have lower numbers.
+    pub(super) fn open_consumer(&mut self) -> Result<u64> {
+        check_limit("consumers", self.consumers, MAX_CONSUMERS)?;
+        self.consumers += 1;
+        Ok(self.next_number())
+    }
+
+    pub(super) fn close_consumer(&mut self) {
+        self.consumers -= 1;
+    }
+}
+
+/// The part of a list after the page's start that matches its pattern.
+fn entries<'a, T>(all: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item = &'a T> {
+    let from = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let matching = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
+    all.range::<Name, _>((from, Bound::Unbounded)).filter(move |(name, _)| matching(name)).map(|(_, it)| it)
+}
+
+fn check_revision(name: &Name, actual: u64, expected: Option<u64>) -> Result<()> {
+    match expected {
+        Some(expected) if expected != actual => Err(Error::Changed { name: name.clone(), expected, actual }),
+        _ => Ok(()),
+    }
+}
+
+fn check_limit(what: &'static str, count: usize, limit: usize) -> Result<()> {
+    if count < limit { Ok(()) } else { Err(Error::TooMany { what, limit }) }
+}
