@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use prost_types::field_descriptor_proto::Type;
+use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use tonic_prost_build::Builder;
 
@@ -61,8 +61,11 @@ fn splice(message: &mut DescriptorProto) {
     let name = message.name().to_owned();
     for field in &mut message.field {
         let listed = SPLICED_FIELDS.iter().any(|&(m, f)| m == name && f == field.name());
-        if listed || field.type_name() == SPLICED_TYPE {
+        let message = field.type_name() == SPLICED_TYPE;
+        if listed || message {
             field.set_type(Type::Bytes);
+            // Unlike bytes, a message that is empty still is there.
+            field.proto3_optional = (message && field.label() != Label::Repeated).then_some(true);
             field.type_name = None;
         }
     }

@@ -88,7 +88,7 @@ impl Stored {
             topic: self.topic(message.topic),
             offset: message.offset,
             publish_time: Some(timestamp(message.publish_time)),
-            message: message.envelope.0,
+            message: Some(message.envelope.0),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A server of its own for each test, on a port of its own, and clients for it.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
