@@ -1,17 +1,115 @@
-//! The command line.
+//! The command line: a gRPC client like any other, and `serve`.
 
+mod backoff;
+mod completion;
+mod context;
+mod error;
+mod health;
+mod info;
+mod message;
+mod output;
+mod parse;
+mod publish;
+mod read;
 pub mod serve;
+mod subscribe;
+mod subscription;
+mod topic;
 
-use clap::Parser;
+use std::process::ExitCode;
 
-#[derive(Parser)]
-enum Cli {
+use clap::{Parser, Subcommand};
+
+use context::{Context, GlobalArgs};
+use error::Error;
+
+const AFTER_HELP: &str = "\
+Try it:
+  columba serve
+  columba topic create orders.created
+  columba subscription create billing --topic orders.created
+  columba publish orders.created '{\"id\": 1}' '{\"id\": 2}'
+  columba subscribe billing --count 2
+
+Exit status:
+  0  done (health: serving)
+  1  failed (health: not serving)
+  2  wrong usage
+  3  no such topic or subscription
+  4  the server cannot be reached, or is going away
+  5  exists already, with other settings
+
+Errors go to standard error; with -o json as {\"error\": {\"code\", \"reason\", \"message\"}}.";
+
+/// Columba, a message service: publish messages to topics, and read them through subscriptions that
+/// remember what was acknowledged.
+///
+/// `columba serve` is the server. All other commands are clients that talk gRPC to one.
+#[derive(Debug, Parser)]
+#[command(name = "columba", version, after_long_help = AFTER_HELP, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
     Serve(serve::ServeArgs),
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    #[command(subcommand, visible_alias = "sub")]
+    Subscription(subscription::SubscriptionCommand),
+    Publish(publish::PublishArgs),
+    Subscribe(subscribe::SubscribeArgs),
+    Read(read::ReadArgs),
+    Health(health::HealthArgs),
+    Info(info::InfoArgs),
+    Completion(completion::CompletionArgs),
 }
 
 /// Parses the arguments, runs the command, and says how it ended.
 #[must_use]
-pub fn run() -> std::process::ExitCode {
-    let Cli::Serve(args) = Cli::parse();
-    serve::run(args)
+pub fn run() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    if let Command::Serve(args) = command {
+        return serve::run(args);
+    }
+    let context = Context::new(global);
+    match run_client(command, &context) {
+        Ok(code) => code,
+        Err(error) => error.report(context.format),
+    }
+}
+
+/// Runs a client command. One thread is enough: a client waits for the network most of the time.
+fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(_) => unreachable!("serve builds its own runtime"),
+            Command::Health(args) => return health::run(&args, context).await,
+            Command::Topic(command) => topic::run(command, context).await,
+            Command::Subscription(command) => subscription::run(command, context).await,
+            Command::Publish(args) => publish::run(args, context).await,
+            Command::Subscribe(args) => subscribe::run(args, context).await,
+            Command::Read(args) => read::run(args, context).await,
+            Command::Info(args) => info::run(args, context).await,
+            Command::Completion(args) => completion::run(args),
+        }?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -1,0 +1,74 @@
+//! `columba info`.
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::error::Error;
+use super::output::{self, rfc3339};
+use crate::proto::admin::GetServerInfoRequest;
+use crate::proto::admin::admin_service_client::AdminServiceClient;
+
+/// Show the server's version, engine and limits
+#[derive(Debug, clap::Args)]
+pub(super) struct InfoArgs {}
+
+#[derive(Serialize)]
+struct Info {
+    version: String,
+    engine: String,
+    persistent: bool,
+    exclusive: bool,
+    start_time: Option<String>,
+    limits: Limits,
+}
+
+#[derive(Serialize)]
+struct Limits {
+    max_message_bytes: u64,
+    max_request_bytes: u64,
+    max_publish_messages: u32,
+    max_ack_ids: u32,
+    max_topics: u32,
+    max_subscriptions: u32,
+    max_consumers: u32,
+    max_page_size: u32,
+}
+
+pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error> {
+    let mut client = AdminServiceClient::new(context.connect().await?);
+    let response = client.get_server_info(context.request(GetServerInfoRequest {})).await?.into_inner();
+    let capabilities = response.capabilities.unwrap_or_default();
+    let limits = response.limits.unwrap_or_default();
+    let info = Info {
+        version: response.version,
+        engine: response.engine,
+        persistent: capabilities.persistent,
+        exclusive: capabilities.exclusive,
+        start_time: rfc3339(response.start_time.as_ref()),
+        limits: Limits {
+            max_message_bytes: limits.max_message_bytes,
+            max_request_bytes: limits.max_request_bytes,
+            max_publish_messages: limits.max_publish_messages,
+            max_ack_ids: limits.max_ack_ids,
+            max_topics: limits.max_topics,
+            max_subscriptions: limits.max_subscriptions,
+            max_consumers: limits.max_consumers,
+            max_page_size: limits.max_page_size,
+        },
+    };
+    let fields = vec![
+        ("version", info.version.clone()),
+        ("engine", info.engine.clone()),
+        ("persistent", info.persistent.to_string()),
+        ("exclusive", info.exclusive.to_string()),
+        ("started", info.start_time.clone().unwrap_or_default()),
+        ("largest message", output::size(info.limits.max_message_bytes)),
+        ("largest request", output::size(info.limits.max_request_bytes)),
+        ("messages a publish", info.limits.max_publish_messages.to_string()),
+        ("ids an ack", info.limits.max_ack_ids.to_string()),
+        ("topics", info.limits.max_topics.to_string()),
+        ("subscriptions", info.limits.max_subscriptions.to_string()),
+        ("consumers", info.limits.max_consumers.to_string()),
+    ];
+    Ok(context.format.item(&info, fields)?)
+}

@@ -1,0 +1,244 @@
+//! What has been sent and not yet answered. A plain state machine: it does no I/O.
+
+use std::collections::VecDeque;
+
+use super::super::error::{Error, Progress};
+use super::input::Batch;
+use crate::proto::v1::publish_stream_response::Result as Answer;
+use crate::proto::v1::{
+    Durability, Message, PublishError, PublishRequest, PublishResponse, PublishStreamRequest,
+    PublishStreamResponse,
+};
+
+/// Batches in the order of the input. Those at the front leave when they are acknowledged, so what has
+/// left is a gapless beginning of the input.
+#[derive(Debug)]
+pub(super) struct Window {
+    topic: String,
+    durability: Durability,
+    entries: VecDeque<Entry>,
+    next_id: u64,
+    acknowledged: Tally,
+    /// Messages sent again although they may have been stored the first time.
+    resent: u64,
+}
+
+/// What has been acknowledged, without a gap from the first message on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// Of the first message; 0 for none.
+    pub(super) first_offset: u64,
+    /// Of the last message; 0 for none.
+    pub(super) last_offset: u64,
+    /// How far into the input they reach, in bytes.
+    pub(super) position: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    messages: Vec<Message>,
+    count: u64,
+    bytes: usize,
+    position: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Sent; the outcome is unknown.
+    Sent,
+    /// Stored.
+    Stored(PublishResponse),
+    /// Certainly not stored.
+    Refused,
+}
+
+impl Window {
+    /// An empty window for requests to this topic.
+    pub(super) fn new(topic: String, durability: Durability) -> Self {
+        let (entries, acknowledged) = (VecDeque::new(), Tally::default());
+        Self { topic, durability, entries, next_id: 1, acknowledged, resent: 0 }
+    }
+
+    /// Batches in the window.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether an answer is due.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.state, State::Sent))
+    }
+
+    /// What has left the window.
+    pub(super) fn acknowledged(&self) -> &Tally {
+        &self.acknowledged
+    }
+
+    /// Messages sent again although they may have been stored the first time.
+    pub(super) fn resent(&self) -> u64 {
+        self.resent
+    }
+
+    /// Takes a batch in, and gives the request to send.
+    pub(super) fn push(&mut self, batch: Batch) -> PublishStreamRequest {
+        let id = self.next_id;
+        self.next_id += 1;
+        let request = self.request(id, batch.messages.clone());
+        self.entries.push_back(Entry {
+            id,
+            count: batch.messages.len() as u64,
+            messages: batch.messages,
+            bytes: batch.bytes,
+            position: batch.position,
+            state: State::Sent,
+        });
+        request
+    }
+
+    /// Takes an answer in. `Some` is the error of a refused batch.
+    pub(super) fn answer(&mut self, response: PublishStreamResponse) -> Result<Option<PublishError>, Error> {
+        let id = response.request_id;
+        let entry =
+            self.entries.iter_mut().find(|entry| entry.id == id && matches!(entry.state, State::Sent));
+        let Some(entry) = entry else {
+            return Err(Error::protocol("an answer to no request"));
+        };
+        let refused = match response.result {
+            Some(Answer::Receipt(receipt)) => {
+                entry.messages = Vec::new();
+                entry.state = State::Stored(receipt);
+                None
+            }
+            Some(Answer::Error(error)) => {
+                entry.state = State::Refused;
+                Some(error)
+            }
+            None => return Err(Error::protocol("an empty answer")),
+        };
+        self.advance();
+        Ok(refused)
+    }
+
+    fn advance(&mut self) {
+        while let Some(Entry { state: State::Stored(receipt), .. }) = self.entries.front() {
+            let (first, last) = (receipt.first_offset, receipt.last_offset);
+            let Some(entry) = self.entries.pop_front() else { return };
+            let tally = &mut self.acknowledged;
+            if tally.messages == 0 {
+                tally.first_offset = first;
+            }
+            tally.messages += entry.count;
+            tally.bytes += entry.bytes as u64;
+            tally.last_offset = last;
+            tally.position = entry.position;
+        }
+    }
+
+    /// The requests to send on a new connection: all that are not known to be stored.
+    pub(super) fn resend(&mut self) -> Vec<PublishStreamRequest> {
+        let mut requests = Vec::with_capacity(self.entries.len());
+        for at in 0..self.entries.len() {
+            let entry = &mut self.entries[at];
+            match entry.state {
+                State::Stored(_) => continue,
+                State::Sent => self.resent += entry.count,
+                State::Refused => entry.state = State::Sent,
+            }
+            let (id, messages) = (entry.id, entry.messages.clone());
+            requests.push(self.request(id, messages));
+        }
+        requests
+    }
+
+    /// How far it came, when it goes no further. `skipped` messages were left out at the beginning.
+    pub(super) fn progress(&self, skipped: u64) -> Progress {
+        let count = |wanted: fn(&State) -> bool| {
+            self.entries.iter().filter(|entry| wanted(&entry.state)).map(|entry| entry.count).sum()
+        };
+        Progress {
+            acknowledged: self.acknowledged.messages,
+            last_offset: self.acknowledged.last_offset,
+            unknown: count(|state| matches!(state, State::Sent)),
+            stored_beyond: count(|state| matches!(state, State::Stored(_))),
+            skip: skipped + self.acknowledged.messages,
+        }
+    }
+
+    fn request(&self, request_id: u64, messages: Vec<Message>) -> PublishStreamRequest {
+        let (topic, durability) = (self.topic.clone(), self.durability.into());
+        PublishStreamRequest { request_id, publish: Some(PublishRequest { topic, messages, durability }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(batches: &[usize]) -> Window {
+        let mut window = Window::new("t".into(), Durability::Unspecified);
+        for (at, &count) in batches.iter().enumerate() {
+            let messages = vec![Message::default(); count];
+            let request = window.push(Batch { messages, bytes: count * 10, position: 100 * (at as u64 + 1) });
+            assert_eq!(request.request_id, at as u64 + 1);
+        }
+        window
+    }
+
+    fn stored(request_id: u64, first_offset: u64, last_offset: u64) -> PublishStreamResponse {
+        let receipt = PublishResponse { first_offset, last_offset, durability: 0 };
+        PublishStreamResponse { request_id, result: Some(Answer::Receipt(receipt)) }
+    }
+
+    fn refused(request_id: u64) -> PublishStreamResponse {
+        PublishStreamResponse { request_id, result: Some(Answer::Error(PublishError::default())) }
+    }
+
+    #[test]
+    fn acknowledges_a_beginning_without_gaps() {
+        let mut window = window(&[2, 3, 1]);
+        window.answer(stored(2, 13, 15)).unwrap();
+        assert_eq!(window.acknowledged(), &Tally::default());
+        window.answer(stored(1, 11, 12)).unwrap();
+        let tally = Tally { messages: 5, bytes: 50, first_offset: 11, last_offset: 15, position: 200 };
+        assert_eq!(window.acknowledged(), &tally);
+        assert_eq!((window.len(), window.is_waiting()), (1, true));
+    }
+
+    #[test]
+    fn a_refused_batch_holds_the_count_back_although_later_ones_are_stored() {
+        let mut window = window(&[2, 3, 1, 4]);
+        window.answer(stored(1, 1, 2)).unwrap();
+        assert!(window.answer(refused(2)).unwrap().is_some());
+        window.answer(stored(3, 3, 3)).unwrap();
+        let progress = window.progress(100);
+        assert_eq!((progress.acknowledged, progress.skip), (2, 102));
+        assert_eq!((progress.unknown, progress.stored_beyond), (4, 1));
+    }
+
+    #[test]
+    fn sends_again_what_is_not_known_to_be_stored() {
+        let mut window = window(&[2, 3, 1, 4]);
+        window.answer(refused(1)).unwrap();
+        window.answer(stored(3, 1, 1)).unwrap();
+        let again: Vec<_> = window.resend().iter().map(|request| request.request_id).collect();
+        assert_eq!(again, [1, 2, 4]);
+        assert_eq!(window.resent(), 7, "the refused one was certainly not stored");
+        for (id, offset) in [(1, 10), (2, 20), (4, 30)] {
+            window.answer(stored(id, offset, offset)).unwrap();
+        }
+        assert_eq!((window.acknowledged().messages, window.len()), (10, 0));
+    }
+
+    #[test]
+    fn answers_to_nothing_are_refused() {
+        let mut window = window(&[1]);
+        assert!(window.answer(stored(2, 1, 1)).is_err());
+        assert!(window.answer(PublishStreamResponse { request_id: 1, result: None }).is_err());
+        window.answer(stored(1, 1, 1)).unwrap();
+        assert!(window.answer(stored(1, 1, 1)).is_err());
+    }
+}

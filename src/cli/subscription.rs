@@ -1,0 +1,298 @@
+//! `columba subscription`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use super::context::Context;
+use super::error::Error;
+use super::output::{self, rfc3339};
+use super::{parse, topic};
+use crate::proto::v1::start_position::Position;
+use crate::proto::v1::subscription_service_client::SubscriptionServiceClient;
+use crate::proto::v1::{
+    CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, GetSubscriptionRequest,
+    GetSubscriptionStatsRequest, ListSubscriptionsRequest, StartPosition, Subscription, SubscriptionStats,
+};
+
+/// Subscriptions asked for at once.
+const PAGE_SIZE: u32 = 1_000;
+
+/// Create, list, show and delete subscriptions, the durable readers of topics
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum SubscriptionCommand {
+    Create(CreateArgs),
+    /// List subscriptions
+    Ls {
+        /// Only subscriptions whose names match: `*` stands for one part, `>` for all the rest
+        pattern: Option<String>,
+        /// Only subscriptions of this topic
+        #[arg(long)]
+        topic: Option<String>,
+    },
+    /// Show one subscription: its settings, and how far it has come
+    Describe {
+        /// The subscription
+        name: String,
+    },
+    /// Show how far a subscription has come
+    Stats {
+        /// The subscription
+        name: String,
+    },
+    /// Delete a subscription and its progress
+    Rm {
+        /// The subscription
+        name: String,
+    },
+}
+
+/// Create a subscription; if it exists with the same settings, nothing changes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  columba subscription create billing --topic orders.created --ack-deadline 1m
+  columba subscription create audit --topic orders.created --mode exclusive --from latest")]
+pub(super) struct CreateArgs {
+    /// Letters, digits, `_` and `-`, in parts joined by dots
+    name: String,
+    /// The topic to read
+    #[arg(long)]
+    topic: String,
+    /// How messages are divided among consumers [default: shared]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Where to begin: earliest, latest, an offset, or a time as in RFC 3339 [default: earliest]
+    #[arg(long, value_name = "POSITION", value_parser = parse::position)]
+    from: Option<StartPosition>,
+    /// How long a consumer has to acknowledge a message, 1s to 12h [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse::positive_duration)]
+    ack_deadline: Option<Duration>,
+    /// How many messages may be unacknowledged at once [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_in_flight: Option<u32>,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse::key_value)]
+    labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mode {
+    /// Any consumer gets the next message
+    Shared,
+    /// Only the oldest consumer gets messages, in order
+    Exclusive,
+}
+
+impl From<Mode> for DeliveryMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Shared => Self::Shared,
+            Mode::Exclusive => Self::Exclusive,
+        }
+    }
+}
+
+pub(super) async fn run(command: SubscriptionCommand, context: &Context) -> Result<(), Error> {
+    match command {
+        SubscriptionCommand::Create(args) => create(args, context).await,
+        SubscriptionCommand::Ls { pattern, topic } => {
+            list(pattern.unwrap_or_default(), topic.unwrap_or_default(), context).await
+        }
+        SubscriptionCommand::Describe { name } => describe(name, context).await,
+        SubscriptionCommand::Stats { name } => stats(name, context).await,
+        SubscriptionCommand::Rm { name } => remove(name, context).await,
+    }
+}
+
+async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
+    let ack_deadline = args.ack_deadline.map(prost_types::Duration::try_from).transpose();
+    let subscription = Subscription {
+        name: args.name,
+        topic: args.topic,
+        mode: args.mode.map_or(DeliveryMode::Unspecified, Into::into).into(),
+        start: args.from,
+        ack_deadline: ack_deadline.map_err(|error| Error::Usage(format!("--ack-deadline: {error}")))?,
+        max_in_flight: args.max_in_flight.unwrap_or_default(),
+        labels: parse::key_values("--label", args.labels)?,
+        ..Subscription::default()
+    };
+    let request = CreateSubscriptionRequest { subscription: Some(subscription), validate_only: false };
+    let mut client = SubscriptionServiceClient::new(context.connect().await?);
+    let created = client.create_subscription(context.request(request)).await?.into_inner().subscription;
+    let created = Shown::from(created.ok_or_else(|| Error::protocol("no subscription"))?);
+    Ok(context.format.item(&created, created.fields())?)
+}
+
+async fn list(filter: String, topic: String, context: &Context) -> Result<(), Error> {
+    let mut client = SubscriptionServiceClient::new(context.connect().await?);
+    let mut subscriptions = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let (filter, topic) = (filter.clone(), topic.clone());
+        let request = ListSubscriptionsRequest { page_size: PAGE_SIZE, page_token, filter, topic };
+        let page = client.list_subscriptions(context.request(request)).await?.into_inner();
+        subscriptions.extend(page.subscriptions.into_iter().map(Shown::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let header = ["SUBSCRIPTION", "TOPIC", "MODE", "ACK DEADLINE", "MAX IN FLIGHT"];
+    context.format.list(&subscriptions, &header, &[4], |shown| {
+        let deadline = shown.ack_deadline.clone().unwrap_or_default();
+        let (mode, in_flight) = (shown.mode.to_owned(), shown.max_in_flight.to_string());
+        vec![shown.name.clone(), shown.topic.clone(), mode, deadline, in_flight]
+    })?;
+    Ok(())
+}
+
+async fn describe(name: String, context: &Context) -> Result<(), Error> {
+    let channel = context.connect().await?;
+    let request = GetSubscriptionRequest { subscription: name.clone() };
+    let mut client = SubscriptionServiceClient::new(channel.clone());
+    let response = client.get_subscription(context.request(request)).await?.into_inner();
+    let settings = Shown::from(response.subscription.ok_or_else(|| Error::protocol("no subscription"))?);
+    let stats = ShownStats::from(get_stats(channel.clone(), name, context).await?);
+    let topic = topic::get(channel, settings.topic.clone(), context).await?;
+
+    let mut fields = settings.fields();
+    fields.push(("topic's last offset", topic.last_offset.to_string()));
+    fields.extend(stats.fields());
+    let all = Description { settings, topic_last_offset: topic.last_offset, stats };
+    Ok(context.format.item(&all, fields)?)
+}
+
+async fn stats(name: String, context: &Context) -> Result<(), Error> {
+    let stats = ShownStats::from(get_stats(context.connect().await?, name, context).await?);
+    Ok(context.format.item(&stats, stats.fields())?)
+}
+
+async fn get_stats(
+    channel: Channel,
+    subscription: String,
+    context: &Context,
+) -> Result<SubscriptionStats, Error> {
+    let mut client = SubscriptionServiceClient::new(channel);
+    let request = context.request(GetSubscriptionStatsRequest { subscription });
+    let response = client.get_subscription_stats(request).await?.into_inner();
+    response.stats.ok_or_else(|| Error::protocol("no stats"))
+}
+
+async fn remove(name: String, context: &Context) -> Result<(), Error> {
+    let mut client = SubscriptionServiceClient::new(context.connect().await?);
+    let request = DeleteSubscriptionRequest { subscription: name.clone(), etag: String::new() };
+    client.delete_subscription(context.request(request)).await?;
+    let deleted = serde_json::json!({ "deleted": name });
+    Ok(context.format.sentence(&deleted, &format!("subscription {name} is deleted"))?)
+}
+
+#[derive(Serialize)]
+struct Description {
+    #[serde(flatten)]
+    settings: Shown,
+    topic_last_offset: u64,
+    stats: ShownStats,
+}
+
+/// A subscription's settings as they are printed.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    topic: String,
+    mode: &'static str,
+    start: Option<String>,
+    ack_deadline: Option<String>,
+    max_in_flight: u32,
+    labels: BTreeMap<String, String>,
+    create_time: Option<String>,
+    etag: String,
+}
+
+impl Shown {
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("subscription", self.name.clone()),
+            ("topic", self.topic.clone()),
+            ("mode", self.mode.to_owned()),
+            ("start", self.start.clone().unwrap_or_default()),
+            ("ack deadline", self.ack_deadline.clone().unwrap_or_default()),
+            ("max in flight", self.max_in_flight.to_string()),
+            ("labels", output::pairs(&self.labels)),
+            ("created", self.create_time.clone().unwrap_or_default()),
+            ("etag", self.etag.clone()),
+        ]
+    }
+}
+
+impl From<Subscription> for Shown {
+    fn from(subscription: Subscription) -> Self {
+        let mode = match subscription.mode() {
+            DeliveryMode::Unspecified => "default",
+            DeliveryMode::Shared => "shared",
+            DeliveryMode::Exclusive => "exclusive",
+        };
+        Self {
+            mode,
+            start: subscription.start.as_ref().and_then(position),
+            ack_deadline: output::duration(subscription.ack_deadline.as_ref()),
+            create_time: rfc3339(subscription.create_time.as_ref()),
+            name: subscription.name,
+            topic: subscription.topic,
+            max_in_flight: subscription.max_in_flight,
+            labels: subscription.labels.into_iter().collect(),
+            etag: subscription.etag,
+        }
+    }
+}
+
+/// A position as `--from` takes it.
+fn position(start: &StartPosition) -> Option<String> {
+    match start.position.as_ref()? {
+        Position::Earliest(_) => Some("earliest".into()),
+        Position::Latest(_) => Some("latest".into()),
+        Position::Offset(offset) => Some(offset.to_string()),
+        Position::Time(time) => rfc3339(Some(time)),
+    }
+}
+
+/// How far a subscription has come, as it is printed.
+#[derive(Serialize)]
+struct ShownStats {
+    backlog_messages: u64,
+    in_flight: u64,
+    oldest_unacked_age: Option<String>,
+    committed_offset: u64,
+    redelivered: u64,
+    consumers: u32,
+    time: Option<String>,
+}
+
+impl ShownStats {
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("lag", format!("{} messages", self.backlog_messages)),
+            ("oldest unacked", self.oldest_unacked_age.clone().unwrap_or_default()),
+            ("committed offset", self.committed_offset.to_string()),
+            ("in flight", self.in_flight.to_string()),
+            ("redelivered", self.redelivered.to_string()),
+            ("consumers", self.consumers.to_string()),
+        ]
+    }
+}
+
+impl From<SubscriptionStats> for ShownStats {
+    fn from(stats: SubscriptionStats) -> Self {
+        Self {
+            backlog_messages: stats.backlog_messages,
+            in_flight: stats.in_flight,
+            oldest_unacked_age: output::duration(stats.oldest_unacked_age.as_ref()),
+            committed_offset: stats.committed_offset,
+            redelivered: stats.redelivered,
+            consumers: stats.consumers,
+            time: rfc3339(stats.time.as_ref()),
+        }
+    }
+}

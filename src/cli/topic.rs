@@ -1,0 +1,167 @@
+//! `columba topic`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use super::context::Context;
+use super::error::Error;
+use super::output::{self, rfc3339};
+use super::parse::{self, Durability};
+use crate::proto::v1::topic_service_client::TopicServiceClient;
+use crate::proto::v1::{CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Topic};
+
+/// Topics asked for at once.
+const PAGE_SIZE: u32 = 1_000;
+
+/// Create, list, show and delete topics
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum TopicCommand {
+    Create(CreateArgs),
+    /// List topics
+    #[command(after_help = "Example:\n  columba topic ls 'orders.>'")]
+    Ls {
+        /// Only topics whose names match: `*` stands for one part, `>` for all the rest
+        pattern: Option<String>,
+    },
+    /// Show one topic
+    Describe {
+        /// The topic
+        name: String,
+    },
+    /// Delete a topic with its messages; its subscriptions must be gone
+    Rm {
+        /// The topic
+        name: String,
+    },
+}
+
+/// Create a topic; if it exists with the same settings, nothing changes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  columba topic create orders.eu.created --label team=billing")]
+pub(super) struct CreateArgs {
+    /// Letters, digits, `_` and `-`, in parts joined by dots
+    name: String,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse::key_value)]
+    labels: Vec<(String, String)>,
+    /// The durability of publishes that name none [default: fsynced]
+    #[arg(long, value_enum)]
+    durability: Option<Durability>,
+    /// The largest message, such as 64KiB [default: 1MiB, highest: 8MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    max_message_bytes: Option<u32>,
+}
+
+pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), Error> {
+    match command {
+        TopicCommand::Create(args) => create(args, context).await,
+        TopicCommand::Ls { pattern } => list(pattern.unwrap_or_default(), context).await,
+        TopicCommand::Describe { name } => describe(name, context).await,
+        TopicCommand::Rm { name } => remove(name, context).await,
+    }
+}
+
+async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
+    let topic = Topic {
+        name: args.name,
+        labels: parse::key_values("--label", args.labels)?,
+        durability: parse::durability_number(args.durability),
+        max_message_bytes: args.max_message_bytes.unwrap_or_default(),
+        ..Topic::default()
+    };
+    let request = CreateTopicRequest { topic: Some(topic), validate_only: false };
+    let mut client = TopicServiceClient::new(context.connect().await?);
+    let created = client.create_topic(context.request(request)).await?.into_inner().topic;
+    show(created, context)
+}
+
+async fn list(filter: String, context: &Context) -> Result<(), Error> {
+    let mut client = TopicServiceClient::new(context.connect().await?);
+    let mut topics = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListTopicsRequest { page_size: PAGE_SIZE, page_token, filter: filter.clone() };
+        let page = client.list_topics(context.request(request)).await?.into_inner();
+        topics.extend(page.topics.into_iter().map(Shown::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let header = ["TOPIC", "MESSAGES", "FIRST", "LAST", "SIZE"];
+    context.format.list(&topics, &header, &[1, 2, 3, 4], |topic| {
+        let (first, last) = (topic.first_offset.to_string(), topic.last_offset.to_string());
+        vec![topic.name.clone(), topic.messages.to_string(), first, last, output::size(topic.stored_bytes)]
+    })?;
+    Ok(())
+}
+
+async fn describe(name: String, context: &Context) -> Result<(), Error> {
+    show(Some(get(context.connect().await?, name, context).await?), context)
+}
+
+/// Asks for one topic.
+pub(super) async fn get(channel: Channel, topic: String, context: &Context) -> Result<Topic, Error> {
+    let mut client = TopicServiceClient::new(channel);
+    let response = client.get_topic(context.request(GetTopicRequest { topic })).await?.into_inner();
+    response.topic.ok_or_else(|| Error::protocol("no topic"))
+}
+
+async fn remove(name: String, context: &Context) -> Result<(), Error> {
+    let mut client = TopicServiceClient::new(context.connect().await?);
+    let request = DeleteTopicRequest { topic: name.clone(), etag: String::new() };
+    client.delete_topic(context.request(request)).await?;
+    let deleted = serde_json::json!({ "deleted": name });
+    Ok(context.format.sentence(&deleted, &format!("topic {name} is deleted"))?)
+}
+
+fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {
+    let topic = Shown::from(topic.ok_or_else(|| Error::protocol("no topic"))?);
+    let fields = vec![
+        ("topic", topic.name.clone()),
+        ("messages", topic.messages.to_string()),
+        ("first offset", topic.first_offset.to_string()),
+        ("last offset", topic.last_offset.to_string()),
+        ("stored", output::size(topic.stored_bytes)),
+        ("durability", topic.durability.to_owned()),
+        ("largest message", output::size(topic.max_message_bytes.into())),
+        ("labels", output::pairs(&topic.labels)),
+        ("created", topic.create_time.clone().unwrap_or_default()),
+        ("etag", topic.etag.clone()),
+    ];
+    Ok(context.format.item(&topic, fields)?)
+}
+
+/// A topic as it is printed.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    labels: BTreeMap<String, String>,
+    durability: &'static str,
+    max_message_bytes: u32,
+    messages: u64,
+    first_offset: u64,
+    last_offset: u64,
+    stored_bytes: u64,
+    create_time: Option<String>,
+    etag: String,
+}
+
+impl From<Topic> for Shown {
+    fn from(topic: Topic) -> Self {
+        Self {
+            durability: output::durability(topic.durability),
+            create_time: rfc3339(topic.create_time.as_ref()),
+            name: topic.name,
+            labels: topic.labels.into_iter().collect(),
+            max_message_bytes: topic.max_message_bytes,
+            messages: (topic.last_offset + 1).saturating_sub(topic.first_offset),
+            first_offset: topic.first_offset,
+            last_offset: topic.last_offset,
+            stored_bytes: topic.stored_bytes,
+            etag: topic.etag,
+        }
+    }
+}
