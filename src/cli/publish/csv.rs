@@ -35,7 +35,8 @@ impl<R: Read> Csv<R> {
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(QuoteGuard::new(reader));
         let header = rows.byte_headers().map_err(|error| cannot(&name, &error))?.clone();
-        let names = column_names(&name, &header)?;
+        let header_line = rows.get_mut().next_row();
+        let names = column_names(&name, header_line, &header)?;
         let key = key.map(|key| find_key(&name, &names, key)).transpose()?;
         let columns = names.iter().map(|column| serde_json::to_vec(column).map_err(io::Error::from));
         let columns = columns.collect::<Result<_, _>>()?;
@@ -77,7 +78,7 @@ impl<R: Read + Send> Source for Csv<R> {
             Ok(false) => return Ok(None),
             Err(error) => return Err(cannot(&self.name, &error)),
         }
-        let line = self.row.position().map_or(0, csv::Position::line);
+        let line = self.rows.get_mut().next_row();
         if self.row.len() != self.columns.len() {
             let (fields, columns) = (self.row.len(), self.columns.len());
             return Err(self.bad(line, &format!("the row has {fields} fields, and the header has {columns}")));
@@ -107,16 +108,19 @@ fn cannot(name: &str, error: &csv::Error) -> Error {
     }
 }
 
-fn column_names<'h>(name: &str, header: &'h ByteRecord) -> Result<Vec<&'h str>, Error> {
+fn column_names<'h>(name: &str, line: u64, header: &'h ByteRecord) -> Result<Vec<&'h str>, Error> {
     if header.is_empty() {
         return Err(Error::Input(format!("{name} is empty; its first line must name the columns")));
     }
     let mut names: Vec<&str> = Vec::with_capacity(header.len());
     for column in header {
-        let column = str::from_utf8(column)
-            .map_err(|_| Error::Input(format!("{name} line 1: the header is not UTF-8; convert the file")))?;
+        let column = str::from_utf8(column).map_err(|_| {
+            Error::Input(format!("{name} line {line}: the header is not UTF-8; convert the file"))
+        })?;
         if names.contains(&column) {
-            return Err(Error::Input(format!("{name} line 1: column {column:?} occurs twice; rename one")));
+            return Err(Error::Input(format!(
+                "{name} line {line}: column {column:?} occurs twice; rename one"
+            )));
         }
         names.push(column);
     }
@@ -232,7 +236,8 @@ mod tests {
             ("a,b\n1,2\n\n3,4,5\n", 1, "in.csv line 4: the row has 3 fields, and the header has 2"),
             ("a,b\n\"1\n2\",3\n4\n", 1, "in.csv line 4: the row has 1 fields, and the header has 2"),
             ("a\n1\n\"2\n3\n", 1, "in.csv line 3: the quote that opens here is never closed"),
-            ("a,a\n1,2\n", 0, "in.csv line 1: column \"a\" occurs twice; rename one"),
+            ("a,b\r\n1,2\r\n\r\n3\r\n", 1, "in.csv line 4: the row has 1 fields, and the header has 2"),
+            ("\na,a\n1,2\n", 0, "in.csv line 2: column \"a\" occurs twice; rename one"),
             ("", 0, "in.csv is empty; its first line must name the columns"),
         ] {
             let (records, error) = rows(input.as_bytes(), None, None);

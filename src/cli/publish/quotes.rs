@@ -1,6 +1,8 @@
-//! Refuses CSV whose quotes do not end: without it, a truncated file would lose its last rows into one
-//! field, and a stray quote would read all the rest into memory.
+//! Watches CSV on its way to the parser, for two things that the parser does not tell: whether a quote
+//! is ever closed (a truncated file would lose its last rows into one field, and a stray quote would
+//! read all the rest into memory), and on which line each row begins.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 
 use crate::model::limits::MAX_MESSAGE_BYTES;
@@ -9,7 +11,7 @@ use crate::model::limits::MAX_MESSAGE_BYTES;
 const MAX_QUOTED_BYTES: u64 = MAX_MESSAGE_BYTES as u64;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Passes CSV through and follows its quotes, by the rules of RFC 4180.
+/// Passes CSV through and follows its quotes and rows, by the rules of RFC 4180.
 pub(super) struct QuoteGuard<R> {
     inner: R,
     state: State,
@@ -19,10 +21,15 @@ pub(super) struct QuoteGuard<R> {
     position: u64,
     /// How many of them are whole rows.
     row_end: u64,
+    /// The lines where the rows that were passed and not yet asked for begin; no more than the
+    /// parser's buffer has bytes.
+    rows: VecDeque<u64>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
+    /// Before a row, or on an empty line, which is none.
+    RowStart,
     /// A quote would open a quoted field.
     FieldStart,
     /// A quote would be a character like any other.
@@ -35,7 +42,13 @@ enum State {
 
 impl<R> QuoteGuard<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner, state: State::FieldStart, line: 1, position: 0, row_end: 0 }
+        let rows = VecDeque::new();
+        Self { inner, state: State::RowStart, line: 1, position: 0, row_end: 0, rows }
+    }
+
+    /// The line where the next row begins. To be called once for each row.
+    pub(super) fn next_row(&mut self) -> u64 {
+        self.rows.pop_front().unwrap_or(self.line)
     }
 
     /// How many of the bytes passed are whole rows.
@@ -44,24 +57,16 @@ impl<R> QuoteGuard<R> {
     }
 
     fn pass(&mut self, byte: u8) -> io::Result<()> {
-        let place = usize::try_from(self.position).unwrap_or(usize::MAX);
+        let is_mark = self.position < 3 && BYTE_ORDER_MARK.contains(&byte);
         self.position += 1;
-        self.state = match (self.state, byte) {
-            (State::FieldStart, b'"') => State::Quoted { opened: self.line, length: 0 },
-            (State::FieldStart, mark) if BYTE_ORDER_MARK.get(place) == Some(&mark) => State::FieldStart,
-            (State::Quoted { opened, length }, b'"') => State::QuoteInQuoted { opened, length },
-            (State::Quoted { opened, length: MAX_QUOTED_BYTES }, _) => {
-                let what = format!("is still open after {MAX_QUOTED_BYTES} bytes");
-                return Err(refusal(opened, &what));
-            }
-            (State::Quoted { opened, length }, _) => State::Quoted { opened, length: length + 1 },
-            (State::QuoteInQuoted { opened, length }, b'"') => State::Quoted { opened, length: length + 1 },
-            (_, b',' | b'\n' | b'\r') => State::FieldStart,
-            _ => State::Plain,
-        };
+        if matches!(self.state, State::RowStart) && !matches!(byte, b'\r' | b'\n') && !is_mark {
+            self.rows.push_back(self.line);
+            self.state = State::FieldStart;
+        }
+        self.state = self.state.after(byte, self.line)?;
         if byte == b'\n' {
             self.line += 1;
-            if matches!(self.state, State::FieldStart) {
+            if matches!(self.state, State::RowStart) {
                 self.row_end = self.position;
             }
         }
@@ -73,6 +78,25 @@ impl<R> QuoteGuard<R> {
             State::Quoted { opened, .. } => Err(refusal(opened, "is never closed")),
             _ => Ok(()),
         }
+    }
+}
+
+impl State {
+    fn after(self, byte: u8, line: u64) -> io::Result<Self> {
+        Ok(match (self, byte) {
+            (Self::FieldStart, b'"') => Self::Quoted { opened: line, length: 0 },
+            (Self::Quoted { opened, length }, b'"') => Self::QuoteInQuoted { opened, length },
+            (Self::Quoted { opened, length: MAX_QUOTED_BYTES }, _) => {
+                return Err(refusal(opened, &format!("is still open after {MAX_QUOTED_BYTES} bytes")));
+            }
+            (Self::Quoted { opened, length }, _) => Self::Quoted { opened, length: length + 1 },
+            (Self::QuoteInQuoted { opened, length }, b'"') => Self::Quoted { opened, length: length + 1 },
+            (_, b'\n' | b'\r') => Self::RowStart,
+            (_, b',') => Self::FieldStart,
+            // Only a byte order mark is left here.
+            (Self::RowStart, _) => Self::RowStart,
+            _ => Self::Plain,
+        })
     }
 }
 
