@@ -35,7 +35,7 @@ Exit status:
   0  done (health: serving)
   1  failed (health: not serving)
   2  wrong usage
-  3  no such topic or subscription
+  3  no such topic, subscription or service
   4  the server cannot be reached, or is going away
   5  exists already, with other settings
 

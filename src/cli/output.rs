@@ -35,6 +35,7 @@ impl Format {
         }
         let mut table = bare_table();
         table.set_header(header.to_vec()).add_rows(items.iter().map(row));
+        set_padding(&mut table);
         for &number in numbers {
             if let Some(column) = table.column_mut(number) {
                 column.set_cell_alignment(CellAlignment::Right);
@@ -52,6 +53,7 @@ impl Format {
         let mut table = bare_table();
         let shown = fields.into_iter().filter(|(_, value)| !value.is_empty());
         table.add_rows(shown.map(|(name, value)| [name.to_owned(), value]));
+        set_padding(&mut table);
         writeln!(out, "{}", table.trim_fmt())
     }
 
@@ -75,6 +77,13 @@ fn bare_table() -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table
+}
+
+/// Two spaces between columns, none at the left.
+fn set_padding(table: &mut Table) {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
 }
 
 /// A time as RFC 3339 in UTC, in microseconds; `None` where there is none.

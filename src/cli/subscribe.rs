@@ -1,10 +1,16 @@
 //! `columba subscribe`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::time::Instant;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::backoff::Backoff;
@@ -12,14 +18,15 @@ use super::context::{Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
 use super::message::Printer;
 use super::{parse, topic};
-use crate::model::limits::{DEFAULT_OUTSTANDING_MESSAGES, MAX_ACK_IDS, MAX_OUTSTANDING_MESSAGES};
+use crate::model::limits::{DEFAULT_OUTSTANDING_MESSAGES, MAX_OUTSTANDING_MESSAGES};
+use crate::proto::v1::consume_request::Action;
+use crate::proto::v1::consume_response::Event;
 use crate::proto::v1::start_position::Position;
 use crate::proto::v1::subscribe_request::Target;
-use crate::proto::v1::subscribe_response::Event;
 use crate::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use crate::proto::v1::{
-    AckFailureReason, AckRequest, DeliveryBatch, EphemeralSubscription, Latest, StartPosition,
-    SubscribeRequest, SubscribeResponse,
+    AckFailureReason, AckRequest, AckResponse, ConsumeError, ConsumeRequest, ConsumeResponse, DeliveryBatch,
+    EphemeralSubscription, Latest, SetCredit, StartPosition, SubscribeRequest,
 };
 
 /// The longest wait that a leaving server can ask for.
@@ -109,8 +116,9 @@ struct Subscriber<'a> {
     /// Messages to print still.
     left: u64,
     printer: Printer,
-    /// Printed and not yet confirmed; at most one batch.
-    unconfirmed: Vec<Bytes>,
+    /// Acks of what is printed that are not answered yet, by their request ids.
+    unconfirmed: VecDeque<(u64, Vec<Bytes>)>,
+    next_id: u64,
     /// Acks that had no effect.
     lost_acks: usize,
     /// Whether any stream was ever open: only then is it worth connecting again.
@@ -123,6 +131,14 @@ struct Subscriber<'a> {
 enum Source {
     Subscription { name: String, ack: bool },
     Topic { name: String, start: StartPosition },
+}
+
+/// One connection.
+struct Pipe {
+    requests: mpsc::Sender<ConsumeRequest>,
+    events: Streaming<ConsumeResponse>,
+    /// The credit given last.
+    credit: u32,
 }
 
 impl<'a> Subscriber<'a> {
@@ -141,7 +157,8 @@ impl<'a> Subscriber<'a> {
             max_outstanding: args.max_outstanding,
             left: args.count.unwrap_or(u64::MAX),
             printer: Printer::new(context.format),
-            unconfirmed: Vec::new(),
+            unconfirmed: VecDeque::new(),
+            next_id: 1,
             lost_acks: 0,
             was_open: false,
             backoff: Backoff::default(),
@@ -152,7 +169,7 @@ impl<'a> Subscriber<'a> {
     /// Reads until there is enough, connecting again as often as the server goes away.
     async fn follow(&mut self) -> Result<(), Error> {
         loop {
-            let (why, wait) = match self.stream().await {
+            let (why, wait) = match self.connection().await {
                 Ok(End::Done) => return Ok(()),
                 Ok(End::Goaway(wait)) => ("the server is going away".to_owned(), wait),
                 Err(error) if self.was_open && error.is_passing() => match self.backoff.next() {
@@ -161,6 +178,9 @@ impl<'a> Subscriber<'a> {
                 },
                 Err(error) => return Err(error),
             };
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
             eprintln!("{why}; connecting again");
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
@@ -169,73 +189,100 @@ impl<'a> Subscriber<'a> {
         }
     }
 
-    /// Reads from one connection.
-    async fn stream(&mut self) -> Result<End, Error> {
-        let stop = self.stop.clone();
-        let mut client =
-            Client::new(self.context.connect().await?).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        // An ack whose answer was lost with the last connection still counts, if it comes before the
-        // message is handed out again.
-        self.confirm(&mut client).await?;
+    /// Reads over one connection.
+    async fn connection(&mut self) -> Result<End, Error> {
+        let mut client = SubscriberServiceClient::new(self.context.connect().await?)
+            .max_decoding_message_size(MAX_RESPONSE_BYTES);
+        self.confirm_again(&mut client).await?;
         if self.left == 0 {
             return Ok(End::Done);
         }
-        let opening = client.subscribe(self.request());
-        let Ok(opened) = tokio::time::timeout(self.context.timeout, opening).await else {
-            return Err(Error::Lost("the server did not open the stream in time".into()));
-        };
-        let mut events = opened?.into_inner();
+        let mut pipe = self.open(&mut client).await?;
+        let stop = self.stop.clone();
+        let mut due = self.due();
         loop {
+            if self.left == 0 && self.unconfirmed.is_empty() {
+                return Ok(End::Done);
+            }
             let event = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(End::Done),
-                event = events.message() => event?,
+                () = stop.cancelled(), if self.left > 0 => {
+                    self.left = 0;
+                    continue;
+                }
+                event = pipe.events.message() => event?,
+                () = tokio::time::sleep_until(due), if !self.unconfirmed.is_empty() => {
+                    return Err(Error::Lost("the server does not confirm an ack".into()));
+                }
             };
-            let Some(SubscribeResponse { event }) = event else {
+            let Some(response) = event else {
                 return Err(Error::Lost("the server ended the stream".into()));
             };
-            match event {
+            match response.event {
                 Some(Event::Started(_)) => self.was_open = true,
                 Some(Event::Batch(batch)) => {
                     self.backoff.reset();
-                    self.print(batch)?;
-                    self.confirm(&mut client).await?;
-                    if self.left == 0 {
-                        return Ok(End::Done);
-                    }
+                    let printed = self.print(batch)?;
+                    self.acknowledge(&mut pipe, printed)?;
+                    due = self.due();
                 }
-                Some(Event::Heartbeat(_)) => self.backoff.reset(),
+                Some(Event::Ack(ack)) => {
+                    self.confirmed(response.request_id, &ack)?;
+                    due = self.due();
+                }
+                Some(Event::Error(ConsumeError { code, message, reason })) => {
+                    return Err(Error::Refused { code: code.into(), reason, message });
+                }
                 Some(Event::Goaway(goaway)) => {
                     let wait = goaway.reconnect_after.and_then(|wait| Duration::try_from(wait).ok());
                     return Ok(End::Goaway(wait.unwrap_or_default().min(LONGEST_GOAWAY)));
                 }
-                // An event of a later version.
-                None => {}
+                Some(Event::Heartbeat(_)) => self.backoff.reset(),
+                // The answer to a change of credit; to requests never sent; an event of a later version.
+                Some(Event::SetCredit(_) | Event::Nack(_) | Event::Extend(_)) | None => {}
             }
         }
     }
 
-    fn request(&self) -> SubscribeRequest {
+    /// When the next confirmation must have come.
+    fn due(&self) -> Instant {
+        Instant::now() + self.context.timeout
+    }
+
+    async fn open(&self, client: &mut Client) -> Result<Pipe, Error> {
+        let credit = self.credit();
         let target = match &self.source {
             Source::Subscription { name, .. } => Target::Subscription(name.clone()),
             Source::Topic { name, start } => {
                 Target::Ephemeral(EphemeralSubscription { topic: name.clone(), start: Some(*start) })
             }
         };
-        let left = u32::try_from(self.left).unwrap_or(u32::MAX);
-        SubscribeRequest {
+        let subscribe = SubscribeRequest {
             target: Some(target),
             consumer: self.consumer.clone(),
-            // Not more than is wanted, so that others get the rest.
-            max_outstanding_messages: self.max_outstanding.min(left),
+            max_outstanding_messages: credit,
             max_outstanding_bytes: 0,
+        };
+        // Every ack is for at least one message and is answered before its credit returns, so this is
+        // never full.
+        let (requests, stream) = mpsc::channel(2 * self.max_outstanding as usize + 1);
+        let first = ConsumeRequest { request_id: 0, action: Some(Action::Subscribe(subscribe)) };
+        let opening = client.consume(tokio_stream::once(first).chain(ReceiverStream::new(stream)));
+        match tokio::time::timeout(self.context.timeout, opening).await {
+            Ok(opened) => Ok(Pipe { requests, events: opened?.into_inner(), credit }),
+            Err(_) => Err(Error::Lost("the server did not open the stream in time".into())),
         }
     }
 
-    /// Prints a batch, or as much of it as is wanted, and notes what to acknowledge: only what was
-    /// handed to the system.
-    fn print(&mut self, batch: DeliveryBatch) -> Result<(), Error> {
-        let mut printed = Vec::new();
+    /// How many messages to hold at most: never more than are wanted, so that others get the rest.
+    fn credit(&self) -> u32 {
+        self.max_outstanding.min(u32::try_from(self.left).unwrap_or(u32::MAX))
+    }
+
+    /// Prints a batch, or as much of it as is wanted. What it returns has been handed to the system, and
+    /// is to be acknowledged.
+    fn print(&mut self, batch: DeliveryBatch) -> Result<Vec<Bytes>, Error> {
+        let mut printed = Vec::with_capacity(batch.deliveries.len());
         for delivery in batch.deliveries {
             if self.left == 0 {
                 break;
@@ -256,29 +303,71 @@ impl<'a> Subscriber<'a> {
             }
         }
         self.printer.flush()?;
-        self.unconfirmed.extend(printed);
+        Ok(printed)
+    }
+
+    /// Sends the acks of what was printed, after lowering the credit to what is wanted still.
+    fn acknowledge(&mut self, pipe: &mut Pipe, ack_ids: Vec<Bytes>) -> Result<(), Error> {
+        if ack_ids.is_empty() {
+            return Ok(());
+        }
+        let credit = self.credit();
+        if credit != pipe.credit {
+            pipe.credit = credit;
+            let set = SetCredit { max_outstanding_messages: credit, max_outstanding_bytes: 0 };
+            pipe.send(0, Action::SetCredit(set))?;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let ack = AckRequest { subscription: String::new(), ack_ids: ack_ids.clone(), cumulative: false };
+        self.unconfirmed.push_back((id, ack_ids));
+        pipe.send(id, Action::Ack(ack))
+    }
+
+    fn confirmed(&mut self, id: u64, ack: &AckResponse) -> Result<(), Error> {
+        match self.unconfirmed.pop_front() {
+            Some((expected, _)) if expected == id => {}
+            _ => return Err(Error::protocol("an answer to no ack")),
+        }
+        self.count_lost(ack);
         Ok(())
     }
 
-    /// Acknowledges what was printed.
-    async fn confirm(&mut self, client: &mut Client) -> Result<(), Error> {
+    fn count_lost(&mut self, ack: &AckResponse) {
+        let settled = AckFailureReason::AlreadySettled;
+        self.lost_acks += ack.failures.iter().filter(|failure| failure.reason() != settled).count();
+    }
+
+    /// Acknowledges again what the last connection left open. An ack whose answer was lost still counts,
+    /// if it comes before the message is handed out again.
+    async fn confirm_again(&mut self, client: &mut Client) -> Result<(), Error> {
         let Source::Subscription { name, .. } = &self.source else { return Ok(()) };
-        while !self.unconfirmed.is_empty() {
-            let ack_ids = self.unconfirmed[..self.unconfirmed.len().min(MAX_ACK_IDS)].to_vec();
-            let count = ack_ids.len();
-            let request = AckRequest { subscription: name.clone(), ack_ids, cumulative: false };
+        let name = name.clone();
+        while let Some((_, ack_ids)) = self.unconfirmed.front() {
+            let request =
+                AckRequest { subscription: name.clone(), ack_ids: ack_ids.clone(), cumulative: false };
             let response = client.ack(self.context.request(request)).await?.into_inner();
-            let settled = AckFailureReason::AlreadySettled;
-            self.lost_acks += response.failures.iter().filter(|failure| failure.reason() != settled).count();
-            self.unconfirmed.drain(..count);
+            self.count_lost(&response);
+            self.unconfirmed.pop_front();
         }
         Ok(())
     }
 
     fn warn_of_lost_acks(&self) {
-        let lost = self.lost_acks + self.unconfirmed.len();
+        let unconfirmed: usize = self.unconfirmed.iter().map(|(_, ack_ids)| ack_ids.len()).sum();
+        let lost = self.lost_acks + unconfirmed;
         if lost > 0 {
-            eprintln!("warning: {lost} printed messages are not acknowledged and will be delivered again");
+            eprintln!("warning: {lost} printed messages may be delivered again: their acks did not count");
+        }
+    }
+}
+
+impl Pipe {
+    fn send(&self, request_id: u64, action: Action) -> Result<(), Error> {
+        match self.requests.try_send(ConsumeRequest { request_id, action: Some(action) }) {
+            // Where the connection has failed, the events say so, and say why.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Error::protocol("more messages than asked for")),
         }
     }
 }
