@@ -1,0 +1,27 @@
+# `make` lists what there is.
+
+TOOLS := .tools
+BUF := $(TOOLS)/buf/node_modules/.bin/buf
+DENY := $(TOOLS)/cargo-deny/bin/cargo-deny
+
+.PHONY: help run test lint tools
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+run: ## Serve on 127.0.0.1:7171, data in ./columba-data
+	cargo run --release --locked -- serve
+
+test: ## Run every test; fetches the tools they need into .tools
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf
+	cargo test --locked
+
+lint: ## Check formatting, lints, docs, dependencies and protos
+	./scripts/tools.sh buf cargo-deny
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+	@if [ -x $(DENY) ]; then $(DENY) check bans licenses sources; fi
+	@if [ -x $(BUF) ]; then $(BUF) lint; fi
+
+tools: ## Fetch every tool into .tools
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf cargo-deny

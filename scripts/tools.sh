@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs the tools named on the command line into .tools, pinned; quick when they are there.
+# A tool that cannot be had is skipped with the reason, which in CI is a failure.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p .tools
+root=$PWD/.tools
+failed=0
+
+skip() {
+  echo "skipped: $1: $2"
+  if [ "${CI:-}" = true ]; then failed=1; fi
+}
+
+grpcurl() { # version
+  local dir=$root/grpcurl-$1
+  [ -x "$dir/grpcurl" ] && return
+  command -v go >/dev/null || { skip "grpcurl $1" "go is not installed"; return; }
+  GOBIN=$dir go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$1" >"$root/grpcurl-$1.log" 2>&1 ||
+    skip "grpcurl $1" "go install failed, see .tools/grpcurl-$1.log"
+}
+
+buf() { # version
+  [ -x "$root/buf/node_modules/.bin/buf" ] && return
+  command -v npm >/dev/null || { skip "buf $1" "npm is not installed"; return; }
+  npm install --silent --no-fund --no-audit --prefix "$root/buf" "@bufbuild/buf@$1" >"$root/buf.log" 2>&1 ||
+    skip "buf $1" "npm install failed, see .tools/buf.log"
+}
+
+cargo_deny() { # version
+  [ -x "$root/cargo-deny/bin/cargo-deny" ] && return
+  cargo install cargo-deny --version "$1" --locked --debug --root "$root/cargo-deny" \
+    >"$root/cargo-deny.log" 2>&1 || skip "cargo-deny $1" "cargo install failed, see .tools/cargo-deny.log"
+}
+
+for tool in "$@"; do
+  case $tool in
+    grpcurl-*) grpcurl "${tool#grpcurl-}" ;;
+    buf) buf 1.75.0 ;;
+    cargo-deny) cargo_deny 0.20.2 ;;
+    *) echo "unknown tool: $tool"; exit 2 ;;
+  esac
+done
+exit $failed

@@ -1,0 +1,458 @@
+//! The client commands, against a server in a process of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a command may take that should end at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn columba(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_columba"));
+    command.args(arguments).env_remove("COLUMBA_CONFIG").env_remove("COLUMBA_SERVER");
+    command
+}
+
+/// A server process with its data. Killed when the test ends.
+struct Server {
+    child: Child,
+    address: String,
+    dir: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (child, address) = serve("127.0.0.1:0", dir.path());
+        Self { child, address, dir }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts a server again where the killed one was.
+    fn restart(&mut self) {
+        (self.child, self.address) = serve(&self.address, self.dir.path());
+    }
+
+    /// A file beside the server's data.
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = columba(arguments);
+        command.env("COLUMBA_SERVER", &self.address);
+        command
+    }
+
+    fn run(&self, arguments: &[&str], stdin: &str) -> Ran {
+        let command = assert_cmd::Command::from_std(self.command(arguments));
+        Ran::of(command, arguments, stdin)
+    }
+
+    /// Runs a command that should succeed, and returns its output.
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        self.run(arguments, "").ok()
+    }
+
+    /// The same, with its output as JSON.
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.ok(&[arguments, &["-o", "json"]].concat());
+        output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The data of all messages of a topic.
+    #[track_caller]
+    fn data(&self, topic: &str) -> Vec<String> {
+        let messages = self.json(&["read", topic]);
+        messages.iter().map(|message| message["data"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(listen: &str, dir: &Path) -> (Child, String) {
+    let data = dir.join("data");
+    let mut command = columba(&["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+    command.arg(data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next());
+    (child, address.unwrap().to_owned())
+}
+
+/// A command that has ended.
+struct Ran {
+    output: Output,
+    arguments: String,
+}
+
+impl Ran {
+    fn of(mut command: assert_cmd::Command, arguments: &[&str], stdin: &str) -> Self {
+        let output = command.timeout(PATIENCE).write_stdin(stdin).output().unwrap();
+        Self { output, arguments: arguments.join(" ") }
+    }
+
+    #[track_caller]
+    fn ok(self) -> String {
+        let stderr = String::from_utf8_lossy(&self.output.stderr);
+        assert_eq!(self.output.status.code(), Some(0), "columba {}: {stderr}", self.arguments);
+        String::from_utf8(self.output.stdout).unwrap()
+    }
+
+    /// A command that should fail with this status; returns what it says.
+    #[track_caller]
+    fn fails(self, status: i32) -> String {
+        let stderr = String::from_utf8(self.output.stderr).unwrap();
+        assert_eq!(self.output.status.code(), Some(status), "columba {}: {stderr}", self.arguments);
+        stderr
+    }
+}
+
+/// A command that runs beside the test.
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { stdin: child.stdin.take(), stdout, child }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Closes its input and waits; returns its status and what it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        drop(self.stdin.take());
+        drop(self.stdout);
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn topics_and_subscriptions_come_and_go() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "orders.eu", "--label", "team=a", "--max-message-bytes", "64KiB"]);
+    server.ok(&["topic", "create", "orders.us", "--durability", "buffered"]);
+    server.ok(&["topic", "create", "other"]);
+    let topics = server.json(&["topic", "ls", "orders.>"]);
+    let names: Vec<_> = topics.iter().map(|topic| topic["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["orders.eu", "orders.us"]);
+    let topic = &server.json(&["topic", "describe", "orders.eu"])[0];
+    assert_eq!((&topic["labels"]["team"], &topic["max_message_bytes"]), (&"a".into(), &65_536.into()));
+    assert_eq!(server.json(&["topic", "describe", "orders.us"])[0]["durability"], "buffered");
+
+    let create = ["sub", "create", "billing", "--topic", "orders.eu"];
+    let settings = ["--mode", "exclusive", "--from", "7", "--ack-deadline", "1m", "--max-in-flight", "5"];
+    server.ok(&[&create[..], &settings].concat());
+    let subscription = &server.json(&["sub", "ls", "--topic", "orders.eu"])[0];
+    for (field, value) in [("mode", "exclusive"), ("start", "7"), ("ack_deadline", "1m")] {
+        assert_eq!(subscription[field], value);
+    }
+    assert_eq!(subscription["max_in_flight"], 5);
+    let described = server.ok(&["subscription", "describe", "billing"]);
+    assert!(described.contains("lag") && described.contains("exclusive"), "{described}");
+
+    let error = server.run(&["topic", "rm", "orders.eu"], "").fails(1);
+    assert!(error.contains("billing"), "{error}");
+    server.ok(&["sub", "rm", "billing"]);
+    server.ok(&["topic", "rm", "orders.eu"]);
+    server.run(&["topic", "describe", "orders.eu"], "").fails(3);
+}
+
+#[test]
+fn exit_statuses_and_errors_are_for_scripts() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["topic", "create", "t"]);
+    let error = server.run(&["topic", "create", "t", "--durability", "buffered"], "").fails(5);
+    assert!(error.starts_with("error: topic t exists"), "{error}");
+    let error = server.run(&["read", "nowhere", "-o", "json"], "").fails(3);
+    let error: Value = serde_json::from_str(&error).unwrap();
+    assert_eq!(error["error"]["code"], "NOT_FOUND");
+    assert_eq!(error["error"]["reason"], "TOPIC_NOT_FOUND");
+    assert!(error["error"]["message"].as_str().unwrap().contains("columba topic create nowhere"));
+
+    server.run(&["topic", "create", "a/b"], "").fails(1);
+    for usage in [
+        &["subscribe"][..],
+        &["subscribe", "s", "--topic", "t"],
+        &["subscribe", "s", "--from", "earliest"],
+        &["read", "t", "--from", "0"],
+        &["publish", "t", "x", "--key", "k"],
+        &["publish", "t", "x", "--attribute", "a=1", "--attribute", "a=2"],
+        &["publish", "t", "x", "--in-flight", "65"],
+        &["info", "--server", "https://localhost:1"],
+        &["info", "--timeout", "0s"],
+    ] {
+        server.run(usage, "").fails(2);
+    }
+    let error = server.run(&["subscribe", "s", "--from", "earliest"], "").fails(2);
+    assert!(error.contains("subscription create"), "{error}");
+}
+
+#[test]
+fn a_server_that_is_not_there_says_so() {
+    let mut server = Server::start();
+    assert_eq!(server.ok(&["health"]), "serving\n");
+    server.ok(&["health", "--service", "columba.v1.PublisherService"]);
+    server.run(&["health", "--service", "nothing"], "").fails(3);
+    assert_eq!(server.json(&["info"])[0]["version"], env!("CARGO_PKG_VERSION"));
+    server.kill();
+    for arguments in [&["health"][..], &["publish", "t", "x"], &["subscribe", "s"], &["topic", "ls"]] {
+        let error = server.run(arguments, "").fails(4);
+        assert!(error.contains(&server.address) && error.contains("--server"), "{error}");
+    }
+}
+
+#[test]
+fn publishes_arguments_and_lines() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["publish", "t", "a", "b", "--key-value", "k", "--attribute", "x=1=2", "--type", "kind"]);
+    server.run(&["publish", "t"], "c\n\nd e").ok();
+    server.run(&["publish", "t", "-", "--skip", "1"], "skipped\nf\n").ok();
+    assert_eq!(server.data("t"), ["a", "b", "c", "", "d e", "f"]);
+    let message = &server.json(&["read", "t", "--count", "1"])[0];
+    assert_eq!((&message["key"], &message["type"]), (&"k".into(), &"kind".into()));
+    assert_eq!((&message["attributes"]["x"], &message["offset"]), (&"1=2".into(), &1.into()));
+    assert_eq!(server.ok(&["read", "t", "--from", "6"]), "6\t\tf\n");
+    assert!(server.run(&["publish", "t"], "").ok().contains("nothing"));
+}
+
+#[test]
+fn publishes_files() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    let ndjson = server.file("in.ndjson", "{\"k\": 7, \"v\": 1.50}\n{\"k\": \"x\"}\n");
+    server.ok(&["publish", "t", "--file", ndjson.to_str().unwrap(), "--key", "k"]);
+    let csv = server.file("in.CSV", "name,n\n\"a, b\",1.50\nNA,\n");
+    let arguments = ["publish", "t", "--file", csv.to_str().unwrap(), "--key", "name", "--null", "NA"];
+    let summary = &server.json(&arguments)[0];
+    assert_eq!((&summary["first_offset"], &summary["last_offset"]), (&3.into(), &4.into()));
+    assert_eq!(
+        server.data("t"),
+        [
+            "{\"k\": 7, \"v\": 1.50}",
+            "{\"k\": \"x\"}",
+            "{\"name\":\"a, b\",\"n\":1.50}",
+            "{\"name\":null,\"n\":null}"
+        ]
+    );
+    let messages = server.json(&["read", "t"]);
+    let keys: Vec<_> = messages.iter().map(|message| message["key"].as_str()).collect();
+    assert_eq!(keys, [Some("7"), Some("x"), Some("a, b"), Some("NA")]);
+    assert!(messages.iter().all(|message| message["content_type"] == "application/json"));
+}
+
+#[test]
+fn a_truncated_file_is_published_as_far_as_it_goes_and_resumed() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    let whole: String = (1..=250).fold("n,text\n".into(), |csv, n| format!("{csv}{n},\"row {n}\"\n"));
+    let rows: Vec<_> = (1..=250).map(|n| format!("{{\"n\":{n},\"text\":\"row {n}\"}}")).collect();
+
+    for (cut_before, problem) in [
+        ("row 201\"", "line 202: the quote that opens here is never closed"),
+        (",\"row 230", "line 231: the row has 1 fields, and the header has 2"),
+    ] {
+        let truncated = &whole[..whole.find(cut_before).unwrap()];
+        let file = server.file("in.csv", truncated);
+        let skip = server.data("t").len().to_string();
+        let arguments = ["publish", "t", "--file", file.to_str().unwrap(), "--batch", "30", "--skip", &skip];
+        let error = server.run(&arguments, "").fails(1);
+        let stored = server.data("t");
+        assert_eq!(stored, rows[..stored.len()]);
+        assert!(error.contains(problem) && error.contains("in.csv"), "{error}");
+        let resume = format!("the last at offset {0}; go on with --skip {0}", stored.len());
+        assert!(error.contains(&resume), "{error}");
+    }
+    assert_eq!(server.data("t").len(), 229);
+    let file = server.file("in.csv", &whole);
+    server.ok(&["publish", "t", "--file", file.to_str().unwrap(), "--skip", "229"]);
+    assert_eq!(server.data("t"), rows);
+}
+
+#[test]
+fn bad_input_is_refused_before_anything_is_sent() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    let csv = server.file("in.csv", "a,b\n1,2\n");
+    let twice = server.file("twice.csv", "a,a\n1,2\n");
+    let broken = server.file("in.ndjson", "{\"a\":\n");
+    let directory = server.dir.path().to_str().unwrap();
+    for (file, more, status, says) in [
+        ("no/such/file", "", 1, "No such file"),
+        (directory, "", 1, "is a directory"),
+        (csv.to_str().unwrap(), "--key=c", 2, "its columns are a, b"),
+        (twice.to_str().unwrap(), "", 1, "occurs twice"),
+        (broken.to_str().unwrap(), "", 1, "line 1 is not JSON"),
+        (broken.to_str().unwrap(), "--null=NA", 2, "--null"),
+    ] {
+        let arguments: Vec<_> =
+            ["publish", "t", "--file", file, more].into_iter().filter(|a| !a.is_empty()).collect();
+        let error = server.run(&arguments, "").fails(status);
+        assert!(error.contains(says), "{error}");
+    }
+    assert!(server.data("t").is_empty());
+}
+
+#[test]
+fn a_refused_batch_says_how_far_it_came() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t", "--max-message-bytes", "100"]);
+    let long = "x".repeat(200);
+    let input = format!("a\nb\nc\n{long}\ne\n");
+    let arguments = ["publish", "t", "--batch", "1", "--in-flight", "1", "-o", "json"];
+    let error: Value = serde_json::from_str(&server.run(&arguments, &input).fails(1)).unwrap();
+    assert_eq!(error["error"]["code"], "INVALID_ARGUMENT");
+    assert_eq!(error["error"]["reason"], "MESSAGE_TOO_LARGE");
+    let progress = &error["error"]["progress"];
+    assert_eq!((&progress["acknowledged"], &progress["skip"]), (&3.into(), &3.into()));
+    assert_eq!((&progress["unknown"], &progress["stored_beyond"]), (&0.into(), &0.into()));
+    assert_eq!(server.data("t"), ["a", "b", "c"]);
+}
+
+#[test]
+fn subscribe_acknowledges_what_it_printed_and_no_more() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["sub", "create", "s", "--topic", "t"]);
+    let input: String = (1..=10).map(|n| format!("{n}\n")).collect();
+    server.run(&["publish", "t"], &input).ok();
+
+    assert_eq!(server.ok(&["subscribe", "s", "--count", "3"]), "1\t\t1\n2\t\t2\n3\t\t3\n");
+    let stats = &server.json(&["sub", "stats", "s"])[0];
+    assert_eq!((&stats["committed_offset"], &stats["backlog_messages"]), (&3.into(), &7.into()));
+    let rest = server.json(&["subscribe", "s", "--count", "7", "--max-outstanding", "2"]);
+    let seen: Vec<_> = rest.iter().map(|message| (&message["data"], &message["attempt"])).collect();
+    let expected: Vec<_> = (4..=10).map(|n| (Value::from(n.to_string()), Value::from(1))).collect();
+    assert_eq!(seen, expected.iter().map(|(data, attempt)| (data, attempt)).collect::<Vec<_>>());
+    let stats = &server.json(&["sub", "stats", "s"])[0];
+    assert_eq!((&stats["committed_offset"], &stats["redelivered"]), (&10.into(), &0.into()));
+
+    server.ok(&["publish", "t", "11"]);
+    server.ok(&["subscribe", "s", "--count", "1", "--no-ack"]);
+    let again = server.json(&["subscribe", "s", "--count", "1"]);
+    assert_eq!((&again[0]["data"], &again[0]["attempt"]), (&"11".into(), &2.into()));
+
+    let tail = server.json(&["subscribe", "--topic", "t", "--from", "10", "--count", "2"]);
+    let data: Vec<_> = tail.iter().map(|message| &message["data"]).collect();
+    assert_eq!(data, ["10", "11"]);
+}
+
+#[test]
+fn subscribe_lives_through_a_killed_server_and_ends_at_a_signal() {
+    let mut server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["sub", "create", "s", "--topic", "t"]);
+    let mut durable = Running::start(server.command(&["subscribe", "s"]));
+    let mut ephemeral = Running::start(server.command(&["subscribe", "--topic", "t", "--from", "1"]));
+    for data in ["a", "b"] {
+        server.ok(&["publish", "t", data]);
+        for subscriber in [&mut durable, &mut ephemeral] {
+            assert!(subscriber.line().ends_with(data));
+        }
+        // So that no message is handed out again, its ack must be in before the server is killed.
+        let settled = |server: &Server| server.json(&["sub", "stats", "s"])[0]["backlog_messages"] == 0;
+        while !settled(&server) {}
+        server.kill();
+        server.restart();
+    }
+    server.ok(&["publish", "t", "c"]);
+    for mut subscriber in [durable, ephemeral] {
+        assert_eq!(subscriber.line(), "3\t\tc");
+        kill_process(Pid::from_child(&subscriber.child), Signal::INT).unwrap();
+        let (status, stderr) = subscriber.end();
+        assert_eq!(status, Some(0), "{stderr}");
+        assert!(stderr.contains("connecting again"), "{stderr}");
+    }
+    assert_eq!(server.json(&["sub", "stats", "s"])[0]["committed_offset"], 3);
+}
+
+#[test]
+fn subscribe_ends_quietly_when_nobody_reads() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    let subscriber = Running::start(server.command(&["subscribe", "--topic", "t", "--from", "earliest"]));
+    server.ok(&["publish", "t", "a"]);
+    assert_eq!(subscriber.end(), (Some(0), String::new()));
+}
+
+/// Publishes lines while the server is killed after the second.
+fn interrupted_publish(server: &mut Server, arguments: &[&str]) -> Running {
+    server.ok(&["topic", "create", "t"]);
+    let mut publisher = Running::start(server.command(&[&["publish", "t"], arguments].concat()));
+    publisher.write("a\nb\n");
+    server.ok(&["subscribe", "--topic", "t", "--from", "earliest", "--count", "2"]);
+    server.kill();
+    publisher
+}
+
+#[test]
+fn publish_stops_when_the_server_goes_away_and_says_how_to_go_on() {
+    let mut server = Server::start();
+    let publisher = interrupted_publish(&mut server, &[]);
+    let (status, stderr) = publisher.end();
+    assert_eq!(status, Some(4), "{stderr}");
+    // The receipt may or may not have arrived before the server died.
+    let told_all = stderr.contains("2 messages are acknowledged, the last at offset 2; go on with --skip 2");
+    let told_unknown = stderr.contains("may be stored or not; go on with --skip");
+    assert!(told_all || told_unknown, "{stderr}");
+}
+
+#[test]
+fn publish_goes_on_after_an_outage_when_told_to() {
+    let mut server = Server::start();
+    let mut publisher = interrupted_publish(&mut server, &["--retry"]);
+    server.restart();
+    publisher.write("c\n");
+    let (status, stderr) = publisher.end();
+    assert_eq!(status, Some(0), "{stderr}");
+    let mut stored = server.data("t");
+    stored.dedup();
+    // "a\nb" may be there twice, if the server died before its receipt arrived.
+    assert_eq!(stored.last().unwrap(), "c");
+    assert!(stored.starts_with(&["a".into(), "b".into()]), "{stored:?}");
+}
+
+#[test]
+fn completion_covers_the_commands() {
+    let script = Ran::of(assert_cmd::Command::from_std(columba(&["completion", "bash"])), &[], "").ok();
+    assert!(script.contains("--max-outstanding"));
+}
