@@ -18,7 +18,7 @@ const SPLICED_FIELDS: [(&str, &str); 1] = [("StoredMessage", "topic")];
 fn main() -> Result<(), Error> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
 
     let descriptors = protox::compile(proto_files(Path::new("proto"))?, ["proto"])?;
 

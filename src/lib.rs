@@ -16,7 +16,7 @@
 //! - [`embedded`]: the engine that keeps one log on the local disk.
 //! - [`model`]: names, messages, positions, limits, kinds of errors.
 //! - [`proto`]: the API as clients see it, generated from `proto/`.
-//! - [`telemetry`]: logging.
+//! - `telemetry`: logging.
 
 pub mod api;
 pub mod cli;

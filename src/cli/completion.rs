@@ -17,7 +17,7 @@ pub(super) struct CompletionArgs {
     shell: Shell,
 }
 
-pub(super) fn run(args: CompletionArgs) -> Result<(), Error> {
+pub(super) fn run(args: &CompletionArgs) -> Result<(), Error> {
     // Through memory, because the generator panics where writing fails, as it does on a closed pipe.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "columba", &mut script);

@@ -96,7 +96,7 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Subscribe(args) => subscribe::run(args, context).await,
             Command::Read(args) => read::run(args, context).await,
             Command::Info(args) => info::run(args, context).await,
-            Command::Completion(args) => completion::run(args),
+            Command::Completion(args) => completion::run(&args),
         }?;
         Ok(ExitCode::SUCCESS)
     })

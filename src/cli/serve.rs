@@ -156,6 +156,7 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             either(&mut terminate, &mut interrupt).await;
             eprintln!("columba: stopped at once by a second signal");
+            #[allow(clippy::disallowed_methods, reason = "the user asked for no destructors to run")]
             std::process::exit(EXIT_FAILED.into());
         });
     })

@@ -200,7 +200,9 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
     for (topic, runs) in &recovered.active {
         if let Some(handle) = handles.get(topic) {
             let mut index = handle.index_mut();
-            runs.iter().for_each(|run| index.push(recovered.end.segment, *run));
+            for run in runs {
+                index.push(recovered.end.segment, *run);
+            }
         }
     }
     handles

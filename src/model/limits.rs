@@ -73,13 +73,13 @@ pub const MAX_BATCH_MESSAGES: usize = 1_000;
 /// Bytes of messages handed to a consumer in one batch at most; one message is always allowed.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
 
-/// Messages of a Pull or ReadMessages that names no number.
+/// Messages of a Pull or `ReadMessages` that names no number.
 pub const DEFAULT_READ_MESSAGES: usize = 100;
-/// Most messages of a Pull or ReadMessages.
+/// Most messages of a Pull or `ReadMessages`.
 pub const MAX_READ_MESSAGES: usize = 10_000;
-/// Bytes of a Pull or ReadMessages that names no number.
+/// Bytes of a Pull or `ReadMessages` that names no number.
 pub const DEFAULT_READ_BYTES: usize = 4 << 20;
-/// Most bytes of a Pull or ReadMessages.
+/// Most bytes of a Pull or `ReadMessages`.
 pub const MAX_READ_BYTES: usize = 16 << 20;
 /// Longest wait of a Pull.
 pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);

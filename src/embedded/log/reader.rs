@@ -8,7 +8,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 
 use super::format::{ALIGNMENT, FRAME_HEADER, Frame, FrameKind, LogId, Publish, RecordKind, records, size};
-use super::fs::{Fs, read};
+use super::fs::{File, Fs, read};
 use super::index::{Place, Run, take};
 use super::scan::{Found, Scanner};
 use super::segments::{self, Segments};
@@ -57,8 +57,7 @@ impl Reader {
                 // What is in memory of them is enough, if it is anything.
                 let cached = |run: &Run| self.tail.get(segment, run.position, run.length);
                 let pieces: Vec<_> = runs.iter().map_while(cached).collect();
-                let first = pieces.first().is_some();
-                first.then(|| Collector::new(topic, from, limit, None).collect(&runs, pieces))
+                (!pieces.is_empty()).then(|| Collector::new(topic, from, limit, None).collect(&runs, pieces))
             }
         }
     }
@@ -137,38 +136,16 @@ impl Reader {
                 (segment, taken)
             }
         };
-        let pieces = self.read_runs(segment, &runs, limit.bytes).map_err(|error| {
+        let Some(file) = self.segments.get(segment) else {
+            // The index knows a segment that is gone.
+            let last = runs.last().map_or(from, |run| run.last);
+            return Err(Error::Damaged { topic: topic.name.clone(), first: from, last });
+        };
+        let pieces = read_runs(&*file, &runs, limit.bytes).map_err(|error| {
             let reason = error.to_string();
             Error::Unreadable { topic: topic.name.clone(), offset: from, reason }
         })?;
         Collector::new(topic, from, limit, Some(self.log)).collect(&runs, pieces)
-    }
-
-    /// The bytes of the runs.
-    fn read_runs(&self, segment: u64, runs: &[Run], bytes: usize) -> io::Result<Vec<Bytes>> {
-        let file = self.segments.get(segment).ok_or(io::ErrorKind::NotFound)?;
-        let mut pieces = Vec::with_capacity(runs.len());
-        while let Some(first) = runs.get(pieces.len()) {
-            // Neighbours come with one read.
-            let mut end = first.position + first.length;
-            let mut together = 1;
-            for run in &runs[pieces.len() + 1..] {
-                let long = (end - first.position) as usize >= bytes;
-                if long || run.position < end || run.position - end > READ_GAP {
-                    break;
-                }
-                end = run.position + run.length;
-                together += 1;
-            }
-            let mut chunk = vec![0; (end - first.position) as usize];
-            file.read_at(&mut chunk, u64::from(first.position))?;
-            let chunk = Bytes::from(chunk);
-            for run in &runs[pieces.len()..pieces.len() + together] {
-                let start = (run.position - first.position) as usize;
-                pieces.push(chunk.slice(start..start + run.length as usize));
-            }
-        }
-        Ok(pieces)
     }
 
     fn load_runs(&self, segment: u64, topic: u64) -> Arc<[Run]> {
@@ -183,6 +160,32 @@ impl Reader {
     }
 }
 
+/// The bytes of the runs.
+fn read_runs(file: &dyn File, runs: &[Run], bytes: usize) -> io::Result<Vec<Bytes>> {
+    let mut pieces = Vec::with_capacity(runs.len());
+    while let Some(first) = runs.get(pieces.len()) {
+        // Neighbours come with one read.
+        let mut end = first.position + first.length;
+        let mut together = 1;
+        for run in &runs[pieces.len() + 1..] {
+            let long = (end - first.position) as usize >= bytes;
+            if long || run.position < end || run.position - end > READ_GAP {
+                break;
+            }
+            end = run.position + run.length;
+            together += 1;
+        }
+        let mut chunk = vec![0; (end - first.position) as usize];
+        file.read_at(&mut chunk, u64::from(first.position))?;
+        let chunk = Bytes::from(chunk);
+        for run in &runs[pieces.len()..pieces.len() + together] {
+            let start = (run.position - first.position) as usize;
+            pieces.push(chunk.slice(start..start + run.length as usize));
+        }
+    }
+    Ok(pieces)
+}
+
 /// There are no messages from `from` on: the end of the topic, or damage at its end.
 fn end(topic: &TopicHandle, from: Offset, visible: Offset) -> Result<Vec<StoredMessage>> {
     if from > visible {
@@ -193,7 +196,7 @@ fn end(topic: &TopicHandle, from: Offset, visible: Offset) -> Result<Vec<StoredM
 
 /// Builds the index of a sealed segment from its frames.
 pub(crate) fn index_segment(
-    file: Arc<dyn super::fs::File>,
+    file: Arc<dyn File>,
     log: LogId,
     segment: u64,
     next_segment: Option<u64>,

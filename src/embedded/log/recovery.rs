@@ -79,7 +79,7 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
             sealed.extend(replay.sealed(segment, next)?);
         } else if let Some(next) = next {
             replay.replay(segment, Some(next))?;
-            sealed.extend(replay.seal(segment)?);
+            sealed.extend(replay.seal(segment));
         }
     }
     let end = match names.last() {
@@ -174,17 +174,17 @@ impl Replay<'_> {
         }
         tracing::warn!(segment, "the index of a segment is missing or damaged; making it anew");
         let index = index_segment(self.file(segment), self.log, segment, next)?;
-        self.store_sidecar(segment, &index)
+        Ok(self.store_sidecar(segment, &index))
     }
 
     /// Ends the replay of a sealed segment.
-    fn seal(&mut self, segment: u64) -> Result<Vec<(u64, Part)>, RecoveryError> {
+    fn seal(&mut self, segment: u64) -> Vec<(u64, Part)> {
         let active = std::mem::take(&mut self.active);
         let index = active.into_iter().map(|(topic, runs)| (topic, runs.into())).collect();
         self.store_sidecar(segment, &index)
     }
 
-    fn store_sidecar(&self, segment: u64, index: &SegmentIndex) -> Result<Vec<(u64, Part)>, RecoveryError> {
+    fn store_sidecar(&self, segment: u64, index: &SegmentIndex) -> Vec<(u64, Part)> {
         let name = segments::sidecar_name(segment);
         let stored = write_atomically(self.fs, segments::DIR, &name, &sidecar::encode(index));
         if let Err(error) = &stored {
@@ -198,7 +198,7 @@ impl Replay<'_> {
             }
             (topic, part)
         };
-        Ok(index.iter().map(part).collect())
+        index.iter().map(part).collect()
     }
 
     /// Replays the last segment, and cuts what was never acknowledged.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -137,10 +137,7 @@ impl Writer {
             if batch.bytes.len() >= MAX_BATCH_BYTES || matches!(stop, Next::Stop) {
                 break;
             }
-            next = match queue.try_recv() {
-                Ok(operation) => Some(operation),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = queue.try_recv().ok();
         }
         self.flush(batch)?;
         if matches!(stop, Next::Stop) {
@@ -424,14 +421,13 @@ impl Space {
     /// Refuses publishing while less than `reserve` bytes are free.
     fn check(&mut self, fs: &dyn Fs, reserve: u64) -> Result<(), Error> {
         let fresh = |&(at, free): &(Instant, u64)| at.elapsed() < SPACE_CHECK && free >= reserve;
-        let available = match self.checked.filter(fresh) {
-            Some((_, available)) => available,
-            None => {
-                // A disk that does not tell is taken as it comes.
-                let available = fs.available().unwrap_or(u64::MAX);
-                self.checked = Some((Instant::now(), available));
-                available
-            }
+        let available = if let Some((_, available)) = self.checked.filter(fresh) {
+            available
+        } else {
+            // A disk that does not tell is taken as it comes.
+            let available = fs.available().unwrap_or(u64::MAX);
+            self.checked = Some((Instant::now(), available));
+            available
         };
         if available < reserve { Err(Error::DiskFull { available, reserve }) } else { Ok(()) }
     }

@@ -23,6 +23,9 @@ async fn sample(messages: usize, close: bool) -> SimFs {
     if close { fs.copy() } else { left }
 }
 
+/// A way to damage a file.
+type Spoil = fn(&SimFs, &str);
+
 fn payload(n: usize) -> Vec<u8> {
     format!("{n}:").repeat(50).into_bytes()
 }
@@ -59,7 +62,6 @@ async fn a_torn_end_is_cut_at_the_last_whole_frame() {
     let mut whole = left.bytes(&segment);
     whole.resize(ends[5].next_multiple_of(8), 0);
     for cut in ends[2]..=ends[5].next_multiple_of(8) {
-        let expected = ends.iter().filter(|&&end| end <= cut).count();
         for tail in [&[][..], &[0; 300], &[0xA5; 300]] {
             // A frame is whole without its padding, as long as the file goes on.
             let whole_at = |end: usize| if tail.is_empty() { end.next_multiple_of(8) } else { end };
@@ -169,7 +171,6 @@ async fn the_same_state_comes_back_without_checkpoints_and_sidecars() {
         let sidecars: Vec<String> = derived(segments::DIR, ".idx");
         assert_eq!(checkpoints.len(), 2);
         assert!(sidecars.len() >= 3);
-        type Spoil = fn(&SimFs, &str);
         let remove: Spoil = |fs, path| fs.remove(path).unwrap();
         let cut: Spoil = |fs, path| fs.set_bytes(path, fs.bytes(path)[..20].to_vec());
         let zero: Spoil = |fs, path| fs.set_bytes(path, vec![0; fs.bytes(path).len()]);
@@ -184,7 +185,9 @@ async fn the_same_state_comes_back_without_checkpoints_and_sidecars() {
                 [&checkpoints[..], &checkpoints[1..], &sidecars, &[&checkpoints[..], &sidecars].concat()]
             {
                 let fs = fs.copy();
-                paths.iter().for_each(|path| spoil(&fs, path));
+                for path in paths {
+                    spoil(&fs, path);
+                }
                 assert_eq!(describe(&fs).await, expected);
                 // What was made anew serves the next start.
                 assert_eq!(describe(&fs.copy()).await.0, expected.0);
