@@ -405,15 +405,6 @@ fn subscribe_lives_through_a_killed_server_and_ends_at_a_signal() {
     assert_eq!(server.json(&["sub", "stats", "s"])[0]["committed_offset"], 3);
 }
 
-#[test]
-fn subscribe_ends_quietly_when_nobody_reads() {
-    let server = Server::start();
-    server.ok(&["topic", "create", "t"]);
-    let subscriber = Running::start(server.command(&["subscribe", "--topic", "t", "--from", "earliest"]));
-    server.ok(&["publish", "t", "a"]);
-    assert_eq!(subscriber.end(), (Some(0), String::new()));
-}
-
 /// Publishes lines while the server is killed after the second.
 fn interrupted_publish(server: &mut Server, arguments: &[&str]) -> Running {
     server.ok(&["topic", "create", "t"]);
