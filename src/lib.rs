@@ -12,7 +12,7 @@
 //! - [`server`]: opens the engine, builds the services, serves, drains.
 //! - [`config`]: the configuration tree: defaults, file, environment, flags.
 //! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
-//! - [`engine`]: the contract of a message engine, its conformance suite, an in-memory reference.
+//! - [`engine`]: the contract of a message engine, and an in-memory reference.
 //! - [`embedded`]: the engine that keeps one log on the local disk.
 //! - [`model`]: names, messages, positions, limits, kinds of errors.
 //! - [`proto`]: the API as clients see it, generated from `proto/`.

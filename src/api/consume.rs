@@ -1,6 +1,6 @@
 //! `Consume`: the stream of one consumer, with its acks on the same stream.
 //!
-//! Pulled by the transport like [`subscribe`](super::subscribe): requests are read and messages
+//! Pulled by the transport like [`super::subscribe`]: requests are read and messages
 //! leased only while it asks for the next event.
 
 use std::future::ready;

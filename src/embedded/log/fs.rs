@@ -1,7 +1,7 @@
 //! The file system as the engine sees it: one directory, opened files, explicit syncs.
 //!
 //! Everything that touches a disk goes through [`Fs`], so tests can lose unsynced writes, tear them
-//! and fail calls ([`super::fs_sim`]), and the engine has one place to look at for durability.
+//! and fail calls (`fs_sim`), and the engine has one place to look at for durability.
 
 use std::io;
 use std::sync::Arc;

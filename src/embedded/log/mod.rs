@@ -1,6 +1,6 @@
 //! The one log: segments of frames, one writer, many readers.
 //!
-//! In reading order: [`format`] has the bytes, [`writer`] appends them, [`reader`] finds messages by
+//! In reading order: [`mod@format`] has the bytes, [`writer`] appends them, [`reader`] finds messages by
 //! [`index`] in the [`tail`] or on disk, [`recovery`] reads it all again after a crash with
 //! [`scan`], [`housekeeper`] does what can wait, and all of them touch the disk through [`fs`].
 
