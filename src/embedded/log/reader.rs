@@ -136,14 +136,16 @@ impl Reader {
                 (segment, taken)
             }
         };
-        let Some(file) = self.segments.get(segment) else {
-            // The index knows a segment that is gone.
-            let last = runs.last().map_or(from, |run| run.last);
-            return Err(Error::Damaged { topic: topic.name.clone(), first: from, last });
-        };
-        let pieces = read_runs(&*file, &runs, limit.bytes).map_err(|error| {
-            let reason = error.to_string();
-            Error::Unreadable { topic: topic.name.clone(), offset: from, reason }
+        let file = self.segments.get(segment).ok_or(io::ErrorKind::UnexpectedEof.into());
+        let pieces = file.and_then(|file| read_runs(&*file, &runs, limit.bytes));
+        let pieces = pieces.map_err(|error| match error.kind() {
+            // The index knows more than there is: the segment was cut, or is gone.
+            io::ErrorKind::UnexpectedEof => Error::Damaged {
+                topic: topic.name.clone(),
+                first: from,
+                last: runs.last().map_or(from, |run| run.last),
+            },
+            _ => Error::Unreadable { topic: topic.name.clone(), offset: from, reason: error.to_string() },
         })?;
         Collector::new(topic, from, limit, Some(self.log)).collect(&runs, pieces)
     }
