@@ -1,9 +1,11 @@
 //! The contract between the API and whatever keeps the messages.
 //!
 //! The contract is at the level of queues (publish, lease, settle), not of logs, because an engine
-//! may leave leases and redelivery to a system that owns them. What an engine cannot do it says in
-//! [`Capabilities`].
+//! may leave leases and redelivery to a system that owns them. Every engine passes the same suite,
+//! `engine::conformance`; what it cannot do it says in [`Capabilities`].
 
+#[cfg(test)]
+pub(crate) mod conformance;
 mod error;
 mod memory;
 

@@ -228,3 +228,6 @@ impl Engine for MemoryEngine {
         self.0.changed.send_replace(());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,7 @@ impl Queue {
         let oldest = (self.floor + 1..=log.last()).find(|offset| !self.settled.contains(offset));
         SubscriptionStats {
             backlog_messages: log.last().saturating_sub(self.floor) - self.settled.len() as u64,
-            in_flight: self.in_flight(now) as u64,
+            in_flight: self.handed.values().filter(|handed| handed.in_flight(now)).count() as u64,
             oldest_unacked: oldest.and_then(|offset| log.get(offset)).map(|message| message.publish_time),
             committed_offset: self.floor,
             redelivered: self.redelivered,
@@ -136,8 +136,8 @@ impl Queue {
                 return Vec::new();
             }
         } else if room.messages > 0 {
-            let available = self.available(log, now).len().min(self.below_in_flight_limit(now));
-            room.messages = room.messages.min(available.div_ceil(self.ready_consumers(now)));
+            let share = self.available(log, now).len().div_ceil(self.ready_consumers(now));
+            room.messages = room.messages.min(share);
         }
         self.hand_out(Some(consumer), &room, log, ids, now)
     }
@@ -164,10 +164,9 @@ impl Queue {
         ids: &AckIds,
         now: Instant,
     ) -> Vec<Delivery> {
-        let most = room.messages.min(self.below_in_flight_limit(now));
         let mut deliveries = Vec::new();
         let mut total = 0;
-        for offset in self.available(log, now).into_iter().take(most) {
+        for offset in self.available(log, now).into_iter().take(room.messages) {
             let message = log.get(offset).expect("what is available is stored").clone();
             let bytes = message.envelope.len() as u64;
             let limit = if deliveries.is_empty() { room.first_bytes } else { room.bytes };
@@ -197,7 +196,8 @@ impl Queue {
     }
 
     /// What comes back goes before what is new. In exclusive mode, what is still to come back holds
-    /// up everything after it.
+    /// up everything after it. What is new must fit under the limit of unsettled deliveries, to which
+    /// those that wait to come back count.
     fn available(&self, log: &Log, now: Instant) -> Available {
         let mut due = Vec::new();
         for (&offset, _) in self.handed.iter().filter(|(_, handed)| !handed.in_flight(now)) {
@@ -207,7 +207,9 @@ impl Queue {
                 return Available { due, new: 0..0 };
             }
         }
-        Available { due, new: self.next..log.last() + 1 }
+        let limit = u64::from(self.subscription.settings.max_in_flight);
+        let allowed = limit.saturating_sub(self.handed.len() as u64);
+        Available { due, new: self.next..self.next.saturating_add(allowed).min(log.last() + 1) }
     }
 
     /// What a consumer's credit leaves it, in one batch.
@@ -226,14 +228,6 @@ impl Queue {
     fn ready_consumers(&self, now: Instant) -> usize {
         let ready = |&(&id, member): &(&u64, &Member)| member.waiting && self.room(id, now).messages > 0;
         self.consumers.iter().filter(ready).count()
-    }
-
-    fn in_flight(&self, now: Instant) -> usize {
-        self.handed.values().filter(|handed| handed.in_flight(now)).count()
-    }
-
-    fn below_in_flight_limit(&self, now: Instant) -> usize {
-        (self.subscription.settings.max_in_flight as usize).saturating_sub(self.in_flight(now))
     }
 
     fn exclusive(&self) -> bool {

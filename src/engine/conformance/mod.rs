@@ -1,0 +1,148 @@
+//! The suite that every engine passes.
+//!
+//! A case is a function generic over [`Harness`]. [`conformance_suite!`] makes a test of each for one
+//! engine, which its module instantiates:
+//!
+//! ```ignore
+//! conformance_suite!(TempDirHarness::new().await);
+//! ```
+//!
+//! Cases say what the trait's prose says. They wait for events, never for time: that nothing is
+//! delivered is shown by who gets the message instead, or by a pull that does not wait; that a lease
+//! ended is brought about with an extension by zero. No case is about speed.
+
+pub(crate) mod closing;
+pub(crate) mod consuming;
+pub(crate) mod credit;
+pub(crate) mod ephemeral;
+pub(crate) mod exclusive;
+mod fixture;
+pub(crate) mod persistence;
+pub(crate) mod publishing;
+pub(crate) mod reading;
+pub(crate) mod redelivery;
+pub(crate) mod settling;
+pub(crate) mod sharing;
+pub(crate) mod subscriptions;
+pub(crate) mod topics;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Engine;
+
+/// One engine under test, and whatever it keeps its data in.
+#[async_trait]
+pub(crate) trait Harness: Send + Sync {
+    /// The engine, open.
+    fn engine(&self) -> Arc<dyn Engine>;
+
+    /// Closes the engine and opens another on the same data. Asked only of persistent engines, and
+    /// only when no case holds the engine any more.
+    async fn reopen(&mut self);
+}
+
+/// Makes a test of every case. Takes an expression that makes a fresh [`Harness`], and may await.
+macro_rules! conformance_suite {
+    ($harness:expr) => {
+        $crate::engine::conformance::conformance_tests! { $harness;
+            topics {
+                create_returns_the_topic, create_again_changes_nothing, validate_creates_nothing,
+                unknown_topics_are_not_found, lists_are_sorted_paged_and_filtered,
+                update_replaces_what_it_names, update_checks_the_revision, validate_updates_nothing,
+                a_topic_says_what_it_holds, delete_forgets_the_topic, delete_checks_the_revision,
+                a_topic_in_use_stays, a_recreated_topic_starts_over,
+            }
+            publishing {
+                offsets_are_dense_from_one, topics_count_for_themselves, messages_are_kept_as_they_came,
+                publish_times_never_run_backward, one_message_too_large_refuses_all,
+                a_lower_limit_keeps_what_is_stored, pipelined_requests_keep_their_order,
+                a_forgotten_receipt_loses_nothing, requests_stay_whole_among_concurrent_publishers,
+                the_largest_request_is_one_piece, receipts_say_what_was_reached,
+                buffered_messages_arrive,
+            }
+            reading {
+                starts_where_asked, a_time_means_the_first_message_since, stops_at_the_limits,
+                one_message_is_always_allowed, changes_nothing,
+            }
+            subscriptions {
+                create_returns_the_subscription, create_again_changes_nothing, validate_creates_nothing,
+                unknown_subscriptions_are_not_found, lists_are_sorted_paged_and_filtered,
+                update_replaces_what_it_names, update_checks_the_revision, validate_updates_nothing,
+                starts_where_asked, a_start_is_taken_at_creation, a_start_past_the_end_waits_there,
+                a_start_by_time_is_the_first_message_since, stats_tell_the_progress,
+                delete_checks_the_revision, delete_ends_its_consumers, delete_ends_a_waiting_pull,
+                a_recreated_subscription_starts_over,
+            }
+            consuming {
+                messages_come_in_order, waiting_consumers_are_woken, next_may_be_dropped_and_called_again,
+                batches_are_bounded_in_messages, batches_are_bounded_in_bytes,
+                subscriptions_progress_on_their_own, consumers_are_told_apart,
+                consumers_of_a_subscription_are_limited, consumers_are_limited,
+                a_pull_does_not_wait_unless_asked, a_pull_waits_for_the_first_message,
+                a_pull_stops_at_its_limits,
+            }
+            credit {
+                messages_are_respected, bytes_are_respected, one_message_is_always_allowed,
+                none_stops_and_more_resumes, less_than_held_stops, what_is_given_back_frees_it,
+                in_flight_messages_are_limited, the_limit_in_flight_can_be_raised,
+            }
+            redelivery {
+                at_the_deadline, at_the_deadline_to_who_waits, after_a_nack, after_a_nacks_delay,
+                a_delayed_message_holds_up_no_other, after_the_consumer_left,
+                a_pulled_message_outlives_the_call, attempts_are_counted, goes_before_new_messages,
+                a_new_deadline_is_for_new_deliveries,
+            }
+            settling {
+                acked_messages_never_return, the_floor_waits_for_the_oldest, an_ack_counts_once,
+                a_late_ack_counts, an_ack_counts_after_the_consumer_left, an_ack_counts_after_a_nack,
+                an_id_expires_when_its_message_is_handed_out_again, garbage_is_unknown,
+                a_changed_id_is_unknown, a_foreign_id_has_no_effect, one_bad_id_harms_no_other,
+                cumulative_settles_what_came_before, cumulative_closes_holes,
+                an_extension_makes_it_longer, an_extension_makes_it_shorter,
+                an_extension_goes_by_the_subscription, a_late_extension_counts,
+            }
+            sharing {
+                every_message_goes_to_one_consumer, who_waits_gets_a_fair_share,
+                a_consumer_without_credit_holds_up_no_other, everything_arrives_once_under_load,
+            }
+            exclusive {
+                the_oldest_consumer_gets_everything, a_standby_takes_over_in_order,
+                a_message_without_room_does_not_go_to_a_standby, redelivery_holds_up_what_follows,
+                a_delay_holds_up_what_follows, a_held_subscription_cannot_be_pulled,
+            }
+            ephemeral {
+                starts_where_asked, waits_at_an_offset_past_the_end, leases_nothing,
+                readers_do_not_share, responses_are_bounded_by_credit, none_stops_and_more_resumes,
+                next_may_be_dropped_and_called_again, ends_with_its_topic,
+            }
+            closing {
+                refuses_everything, ends_consumers, ends_a_waiting_pull,
+            }
+            persistence {
+                topics_and_messages_stay, subscriptions_and_progress_stay, deleted_things_stay_deleted,
+                unsettled_messages_return_and_settled_ones_do_not,
+                an_ack_from_before_counts, an_id_from_before_expires_when_handed_out_again,
+            }
+        }
+    };
+}
+
+/// One module for each group of cases, one test for each case.
+macro_rules! conformance_tests {
+    ($harness:expr; $($group:ident { $($case:ident),+ $(,)? })+) => {
+        $(mod $group {
+            #[allow(unused_imports, reason = "the harness may be named in full")]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    $crate::engine::conformance::$group::$case($harness).await;
+                }
+            )+
+        })+
+    };
+}
+
+pub(crate) use {conformance_suite, conformance_tests};

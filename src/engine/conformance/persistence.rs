@@ -1,0 +1,139 @@
+//! What an engine that claims to persist finds again when it is opened again.
+
+use super::Harness;
+use super::fixture::{
+    ACK, EVERYTHING, FREELY, Fixture, attempts, envelope, name, next_n, offsets, subscription, topic,
+};
+use crate::engine::{Error, Failure, Intent, SubscriptionChange, TopicChange};
+use crate::model::{Mode, Start, SubscriptionSettings};
+
+async fn reopened(harness: &mut impl Harness, fixture: Fixture) -> Fixture {
+    drop(fixture);
+    harness.reopen().await;
+    Fixture::as_is(harness)
+}
+
+fn persistent(harness: &impl Harness) -> bool {
+    harness.engine().capabilities().persistent
+}
+
+pub(crate) async fn topics_and_messages_stay(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let mut engine = Fixture::new(&harness).await;
+    let change = TopicChange { max_message_bytes: Some(5_000), ..TopicChange::default() };
+    engine.update_topic(&topic(), change, None, Intent::Apply).await.unwrap();
+    let mut expected = 0;
+    for round in 0..3 {
+        engine.publish_all(vec![envelope(""), envelope(format!("round {round}"))]).await;
+        engine.publish(100).await;
+        expected += 102;
+        let before = (engine.topics(EVERYTHING).await.unwrap(), engine.read_all().await);
+        engine = reopened(&mut harness, engine).await;
+        assert_eq!(before.1.len(), expected);
+        assert_eq!((engine.topics(EVERYTHING).await.unwrap(), engine.read_all().await), before);
+    }
+    assert_eq!(engine.publish(1).await.first, expected as u64 + 1);
+    let times: Vec<_> = engine.read_all().await.iter().map(|message| message.publish_time).collect();
+    assert!(times.is_sorted());
+}
+
+pub(crate) async fn subscriptions_and_progress_stay(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(10).await;
+    let settings = SubscriptionSettings {
+        mode: Mode::Exclusive,
+        start: Start::Latest,
+        ..SubscriptionSettings::new(topic())
+    };
+    engine.create_subscription(name("latest"), settings, Intent::Apply).await.unwrap();
+    let change = SubscriptionChange { max_in_flight: Some(9), ..SubscriptionChange::default() };
+    engine.update_subscription(&subscription(), change, None, Intent::Apply).await.unwrap();
+    let held = engine.pull_n(8).await;
+    engine.ack(&held[..3]).await;
+    engine.ack(&held[4..6]).await;
+
+    let (before, stats) = (engine.subscriptions(EVERYTHING, None).await.unwrap(), engine.progress().await);
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.subscriptions(EVERYTHING, None).await.unwrap(), before);
+    let after = engine.progress().await;
+    assert_eq!((after.committed_offset, after.backlog_messages), (3, 5), "{stats:?} became {after:?}");
+    assert_eq!((after.in_flight, after.oldest_unacked), (0, stats.oldest_unacked));
+    let latest = engine.stats(&name("latest")).await.unwrap();
+    assert_eq!((latest.committed_offset, latest.backlog_messages), (10, 0));
+}
+
+pub(crate) async fn deleted_things_stay_deleted(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(3).await;
+    let held = engine.pull_n(3).await;
+    engine.ack(&held[..2]).await;
+    engine.delete_subscription(&subscription(), None).await.unwrap();
+    engine.delete_topic(&topic(), None).await.unwrap();
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.topic(&topic()).await.unwrap_err(), Error::TopicNotFound(topic()));
+    assert_eq!(engine.subscriptions(EVERYTHING, None).await.unwrap(), []);
+
+    drop(engine);
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(1).await;
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.read_all().await.len(), 1, "a namesake must not inherit messages");
+    assert_eq!(engine.progress().await.committed_offset, 0, "nor progress");
+    assert_eq!(engine.failure(&held[2], ACK).await, Failure::WrongSubscription);
+}
+
+pub(crate) async fn unsettled_messages_return_and_settled_ones_do_not(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(6).await;
+    let mut consumer = engine.consumer(FREELY).await;
+    let held = next_n(&mut *consumer, 6).await;
+    for settled in [0, 2, 4] {
+        engine.ack(&held[settled..=settled]).await;
+    }
+    drop(consumer);
+    let engine = reopened(&mut harness, engine).await;
+    let mut returned = engine.pull_n(3).await;
+    returned.sort_by_key(|delivery| delivery.message.offset);
+    assert_eq!(offsets(&returned), [2, 4, 6]);
+    assert_eq!(engine.pull_now(10).await, []);
+    assert_eq!(engine.ack(&returned).await, 6);
+}
+
+pub(crate) async fn an_ack_from_before_counts(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(3).await;
+    let held = engine.pull_n(3).await;
+    engine.ack(&held[1..2]).await;
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.failure(&held[1], ACK).await, Failure::AlreadySettled);
+    assert_eq!(engine.ack(&held[..1]).await, 2);
+    assert_eq!(offsets(&engine.pull_next(10).await), [3]);
+}
+
+pub(crate) async fn an_id_from_before_expires_when_handed_out_again(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(1).await;
+    let before = engine.pull_n(1).await;
+    let engine = reopened(&mut harness, engine).await;
+    let again = engine.pull_n(1).await;
+    assert_eq!(attempts(&again).len(), 1);
+    assert_eq!(engine.failure(&before[0], ACK).await, Failure::Expired);
+    assert_eq!(engine.ack(&again).await, 1);
+}
