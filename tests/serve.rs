@@ -145,3 +145,28 @@ fn a_data_directory_in_use_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains(data_dir), "{output:?}");
 }
+
+#[test]
+fn a_data_directory_that_cannot_be_used_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    // A file where the directory should be fails for every user, unlike missing permissions.
+    let file = dir.path().join("file");
+    std::fs::write(&file, "mine").unwrap();
+    let foreign = dir.path().join("foreign");
+    drop(Serving::start(&foreign));
+    let meta = foreign.join("columba.meta");
+    let text = std::fs::read_to_string(&meta).unwrap();
+    let future = text.replace("format = ", "format = 99");
+    assert_ne!(future, text);
+    std::fs::write(&meta, &future).unwrap();
+
+    for (data_dir, part) in [(file.join("data"), "check"), (foreign, "format version 99")] {
+        let data_dir = data_dir.to_str().unwrap();
+        let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data_dir];
+        let output = refused(columba(&flags));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(stderr(&output).contains(data_dir) && stderr(&output).contains(part), "{output:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+    assert_eq!(std::fs::read_to_string(&meta).unwrap(), future);
+}

@@ -1,7 +1,7 @@
 //! The gRPC services: the only layer that knows tonic, the wire types and `Status`.
 //!
-//! One file per service. Input is checked once, here ([`validate`], [`envelope`]); what passes is
-//! domain types, which go to the engine and come back through [`convert`].
+//! One file per service. Input is checked once, here (`validate`, `envelope`); what passes is
+//! domain types, which go to the engine and come back through `convert`.
 
 mod admin;
 mod consume;

@@ -1,6 +1,7 @@
 //! `columba serve`: opens the data directory and serves until told to stop.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::embedded::{EmbeddedEngine, OpenError};
@@ -71,6 +73,8 @@ enum Failure {
     Open(#[from] OpenError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error("stopped at once by a second signal, before everything was finished")]
+    Interrupted,
     #[error("cannot start: {0}; check the limits of threads and open files")]
     System(#[from] std::io::Error),
 }
@@ -121,13 +125,32 @@ fn start(config: &Config) -> Result<(), Failure> {
     served
 }
 
+/// Serves until the first signal, and then drains; the second signal cuts everything short.
 async fn serve(config: &Config) -> Result<(), Failure> {
-    let shutdown = signals()?;
+    let mut signals = Signals::new()?;
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async {
+        // An error would mean that the other end is gone, and then it is time, too.
+        let _ = stopped.await;
+    };
+    tokio::select! {
+        served = serve_until(config, shutdown) => served,
+        () = async {
+            signals.next().await;
+            let _ = stop.send(());
+            signals.next().await;
+        } => Err(Failure::Interrupted),
+    }
+}
+
+async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     // The ports first: a port in use must not leave a data directory behind.
     let grpc = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
     let engine = EmbeddedEngine::open(&config.data_dir, config.storage.clone()).await?;
-    println!(
+    // Nobody has to listen to this.
+    let _ = writeln!(
+        std::io::stdout(),
         "columba {} serving gRPC on {}, admin on {}, data in {}",
         env!("CARGO_PKG_VERSION"),
         grpc.local_addr()?,
@@ -147,24 +170,21 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| Failure::Bind { address, error })
 }
 
-/// Resolves at the first SIGTERM or SIGINT. The second ends the process at once.
-fn signals() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        either(&mut terminate, &mut interrupt).await;
-        tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
-            eprintln!("columba: stopped at once by a second signal");
-            #[allow(clippy::disallowed_methods, reason = "the user asked for no destructors to run")]
-            std::process::exit(EXIT_FAILED.into());
-        });
-    })
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -12,21 +12,21 @@ use columba::proto::v1::{
 };
 use columba::server::Options;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::common::{TestServer, assert_refused, within};
 
 /// Both sides of a Consume stream.
 struct Consumer {
-    requests: Option<mpsc::UnboundedSender<ConsumeRequest>>,
+    requests: Option<mpsc::Sender<ConsumeRequest>>,
     events: Streaming<ConsumeResponse>,
 }
 
 impl Consumer {
     async fn connect(server: &TestServer) -> Self {
-        let (requests, receiver) = mpsc::unbounded_channel();
-        let events = server.subscriber().consume(UnboundedReceiverStream::new(receiver)).await.unwrap();
+        let (requests, receiver) = mpsc::channel(200);
+        let events = server.subscriber().consume(ReceiverStream::new(receiver)).await.unwrap();
         Self { requests: Some(requests), events: events.into_inner() }
     }
 
@@ -48,7 +48,7 @@ impl Consumer {
     }
 
     fn ask(&self, request: ConsumeRequest) {
-        self.requests.as_ref().expect("open").send(request).unwrap();
+        self.requests.as_ref().expect("open").try_send(request).unwrap();
     }
 
     fn half_close(&mut self) {

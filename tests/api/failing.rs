@@ -98,7 +98,7 @@ impl Engine for Failing {
         "fdatasync: input/output error".into()
     }
     async fn close(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

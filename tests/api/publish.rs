@@ -59,7 +59,7 @@ async fn reading_begins_where_it_is_told() {
         (Position::Time(past), vec![1, 2, 3]),
         (Position::Time(future), vec![]),
     ] {
-        let answer = subscriber.read_messages(read("orders", Some(position.clone()))).await.unwrap();
+        let answer = subscriber.read_messages(read("orders", Some(position))).await.unwrap();
         let offsets: Vec<_> = answer.into_inner().messages.iter().map(|stored| stored.offset).collect();
         assert_eq!(offsets, expected, "{position:?}");
     }

@@ -21,8 +21,8 @@ fn create(subscription: Subscription) -> CreateSubscriptionRequest {
     CreateSubscriptionRequest { subscription: Some(subscription), validate_only: false }
 }
 
-fn seconds(seconds: i64) -> Option<Duration> {
-    Some(Duration { seconds, nanos: 0 })
+fn seconds(seconds: i64) -> Duration {
+    Duration { seconds, nanos: 0 }
 }
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn a_subscription_is_created_found_changed_and_deleted() {
     let made = made.into_inner().subscription.unwrap();
     assert_eq!(
         (made.mode(), made.ack_deadline, made.max_in_flight),
-        (DeliveryMode::Shared, seconds(30), 10_000)
+        (DeliveryMode::Shared, Some(seconds(30)), 10_000)
     );
     assert!(matches!(made.start, Some(StartPosition { position: Some(Position::Earliest(_)) })));
 
@@ -44,7 +44,7 @@ async fn a_subscription_is_created_found_changed_and_deleted() {
     assert_eq!(found.as_ref(), Some(&made));
 
     let change = Subscription {
-        ack_deadline: seconds(60),
+        ack_deadline: Some(seconds(60)),
         labels: HashMap::from([("team".into(), "blue".into())]),
         etag: made.etag.clone(),
         ..named("billing", "")
@@ -57,7 +57,7 @@ async fn a_subscription_is_created_found_changed_and_deleted() {
     };
     let changed = subscriptions.update_subscription(request.clone()).await.unwrap();
     let changed = changed.into_inner().subscription.unwrap();
-    assert_eq!((changed.ack_deadline, changed.labels.len()), (seconds(60), 0));
+    assert_eq!((changed.ack_deadline, changed.labels.len()), (Some(seconds(60)), 0));
     let stale = subscriptions.update_subscription(request).await;
     assert_refused(stale, Code::Aborted, "ETAG_MISMATCH");
 
@@ -91,7 +91,7 @@ async fn bad_settings_are_refused_together() {
         topic: String::new(),
         mode: 9,
         start: Some(StartPosition { position: None }),
-        ack_deadline: seconds(-5),
+        ack_deadline: Some(seconds(-5)),
         max_in_flight: 1_000_001,
         ..Subscription::default()
     };
