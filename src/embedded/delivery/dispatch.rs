@@ -288,7 +288,7 @@ impl Dispatcher {
             Settlement::Nack { delay } => self.leases.nack(offset, delivery, now + delay),
             Settlement::Extend { deadline } => {
                 let deadline = deadline.unwrap_or(self.leases.ack_deadline());
-                self.leases.extend(offset, now + deadline)?;
+                self.leases.extend(offset, delivery, now + deadline);
             }
         }
         Ok(())
@@ -384,7 +384,6 @@ impl Dispatcher {
         let available = self.ready.len() + self.leases.due(now);
         let share = available.div_ceil(1 + self.others_with_room()).max(1);
         let max_messages = room.min(share);
-        let max_bytes = room_bytes.min(limit.bytes as u64);
 
         let mut batch: Vec<(StoredMessage, u64, u32)> = Vec::with_capacity(max_messages.min(available));
         let mut bytes = 0;
@@ -405,8 +404,11 @@ impl Dispatcher {
                 }
             };
             let size = message.envelope.len() as u64;
-            let first = batch.is_empty() && self.leases.holds_nothing(consumer);
-            if bytes + size > max_bytes && !first {
+            // One message of any size always fits a batch, and a consumer that holds nothing.
+            let fits_batch = batch.is_empty() || bytes + size <= limit.bytes as u64;
+            let fits_credit =
+                bytes + size <= room_bytes || (batch.is_empty() && self.leases.holds_nothing(consumer));
+            if !(fits_batch && fits_credit) {
                 self.put_back(message);
                 break;
             }

@@ -232,7 +232,10 @@ impl Leases {
 
     /// Whether a message was never handed out and is to be.
     pub(crate) fn is_new(&self, offset: Offset) -> bool {
-        offset >= self.cursor && !self.progress.is_settled(offset) && !self.waiting.contains_key(&offset)
+        offset >= self.cursor
+            && !self.progress.is_settled(offset)
+            && !self.waiting.contains_key(&offset)
+            && !self.leased.contains_key(&offset)
     }
 
     /// Hands out a message that [`next`](Self::next) allowed.
@@ -303,12 +306,17 @@ impl Leases {
         }
     }
 
-    /// Moves a lease's deadline. A lease that has ended cannot be extended.
-    pub(crate) fn extend(&mut self, offset: Offset, deadline: Instant) -> Result<(), Failure> {
-        let lease = self.leased.get_mut(&offset).ok_or(Failure::Expired)?;
-        lease.deadline = deadline;
+    /// Moves a lease's deadline. A lease that has ended begins anew if its message was not handed out
+    /// since; it is then nobody's, like a pulled one, for its consumer may have left.
+    pub(crate) fn extend(&mut self, offset: Offset, delivery: u64, deadline: Instant) {
+        if let Some(lease) = self.leased.get_mut(&offset) {
+            lease.deadline = deadline;
+        } else {
+            let attempt = self.unwait(offset).map_or(0, |waiting| waiting.attempt);
+            let lease = Lease { delivery, attempt, consumer: None, deadline, bytes: 0 };
+            self.leased.insert(offset, lease);
+        }
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
-        Ok(())
     }
 
     /// How long a lease lasts unless told otherwise.
