@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
+#[path = "common/process.rs"]
+mod process;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -12,37 +15,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use process::{ServerProcess, columba};
+
 /// How long a command may take that should end at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn columba(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_columba"));
-    command.args(arguments).env_remove("COLUMBA_CONFIG").env_remove("COLUMBA_SERVER");
-    command
-}
-
-/// A server process with its data. Killed when the test ends.
+/// A server process with its data.
 struct Server {
-    child: Child,
-    address: String,
+    process: ServerProcess,
     dir: TempDir,
 }
 
 impl Server {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, address) = serve("127.0.0.1:0", dir.path());
-        Self { child, address, dir }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Starts a server again where the killed one was.
-    fn restart(&mut self) {
-        (self.child, self.address) = serve(&self.address, self.dir.path());
+        let process = ServerProcess::start(&dir.path().join("data"));
+        Self { process, dir }
     }
 
     /// A file beside the server's data.
@@ -54,7 +42,7 @@ impl Server {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = columba(arguments);
-        command.env("COLUMBA_SERVER", &self.address);
+        command.env("COLUMBA_SERVER", &self.process.address);
         command
     }
 
@@ -82,24 +70,6 @@ impl Server {
         let messages = self.json(&["read", topic]);
         messages.iter().map(|message| message["data"].as_str().unwrap().to_owned()).collect()
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(listen: &str, dir: &Path) -> (Child, String) {
-    let data = dir.join("data");
-    let mut command = columba(&["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data-dir"]);
-    command.arg(data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next());
-    (child, address.unwrap().to_owned())
 }
 
 /// A command that has ended.
@@ -233,10 +203,10 @@ fn a_server_that_is_not_there_says_so() {
     server.ok(&["health", "--service", "columba.v1.PublisherService"]);
     server.run(&["health", "--service", "nothing"], "").fails(3);
     assert_eq!(server.json(&["info"])[0]["version"], env!("CARGO_PKG_VERSION"));
-    server.kill();
+    server.process.kill();
     for arguments in [&["health"][..], &["publish", "t", "x"], &["subscribe", "s"], &["topic", "ls"]] {
         let error = server.run(arguments, "").fails(4);
-        assert!(error.contains(&server.address) && error.contains("--server"), "{error}");
+        assert!(error.contains(&server.process.address) && error.contains("--server"), "{error}");
     }
 }
 
@@ -391,8 +361,8 @@ fn subscribe_lives_through_a_killed_server_and_ends_at_a_signal() {
         // So that no message is handed out again, its ack must be in before the server is killed.
         let settled = |server: &Server| server.json(&["sub", "stats", "s"])[0]["backlog_messages"] == 0;
         while !settled(&server) {}
-        server.kill();
-        server.restart();
+        server.process.kill();
+        server.process.restart();
     }
     server.ok(&["publish", "t", "c"]);
     for mut subscriber in [durable, ephemeral] {
@@ -411,7 +381,7 @@ fn interrupted_publish(server: &mut Server, arguments: &[&str]) -> Running {
     let mut publisher = Running::start(server.command(&[&["publish", "t"], arguments].concat()));
     publisher.write("a\nb\n");
     server.ok(&["subscribe", "--topic", "t", "--from", "earliest", "--count", "2"]);
-    server.kill();
+    server.process.kill();
     publisher
 }
 
@@ -433,7 +403,7 @@ fn publish_stops_when_the_server_goes_away_and_says_how_to_go_on() {
 fn publish_goes_on_after_an_outage_when_told_to() {
     let mut server = Server::start();
     let mut publisher = interrupted_publish(&mut server, &["--retry"]);
-    server.restart();
+    server.process.restart();
     publisher.write("c\n");
     let (status, stderr) = publisher.end();
     assert_eq!(status, Some(0), "{stderr}");

@@ -1,0 +1,58 @@
+//! A server in a process of its own, that can be killed and started again.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The program under test, without settings from the environment.
+pub fn columba(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_columba"));
+    command.args(arguments).env_remove("COLUMBA_CONFIG").env_remove("COLUMBA_SERVER");
+    command
+}
+
+/// A server process. Killed when it goes out of scope; its data stays.
+pub struct ServerProcess {
+    child: Child,
+    data_dir: PathBuf,
+    /// Where the API is served; the same after a restart.
+    pub address: String,
+}
+
+impl ServerProcess {
+    /// Starts a server on a free port and waits until it serves.
+    pub fn start(data_dir: &Path) -> Self {
+        let (child, address) = serve("127.0.0.1:0", data_dir);
+        Self { child, data_dir: data_dir.to_owned(), address }
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts a server again where the killed one was, and waits until it serves.
+    pub fn restart(&mut self) {
+        (self.child, self.address) = serve(&self.address, &self.data_dir);
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(listen: &str, data_dir: &Path) -> (Child, String) {
+    let mut command = columba(&["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+    command.arg(data_dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next());
+    (child, address.unwrap_or_else(|| panic!("it did not serve: {line:?}")).to_owned())
+}
