@@ -73,18 +73,18 @@ fn without_times(value: Value) -> Value {
 
 /// One release of grpcurl, and the server that it is to talk to.
 struct Shell {
-    folder: PathBuf,
+    grpcurl: PathBuf,
     address: String,
 }
 
 impl Shell {
     /// A line of the README, for a shell.
     fn command(&self, line: &str) -> Command {
-        assert!(line.contains(README_ADDRESS), "{line}");
+        let arguments = line.strip_prefix("grpcurl ").unwrap();
+        assert!(arguments.contains(README_ADDRESS), "{line}");
+        let arguments = arguments.replace(README_ADDRESS, &self.address);
         let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("exec {}", line.replace(README_ADDRESS, &self.address)));
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", self.folder.display()));
+        command.arg("-c").arg(format!("exec {} {arguments}", self.grpcurl.display()));
         command
     }
 
@@ -123,8 +123,9 @@ impl Drop for Streaming {
 }
 
 fn the_readmes_lines_work(version: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(".tools/grpcurl-{version}"));
-    if !folder.join("grpcurl").exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let grpcurl = root.join(format!(".tools/grpcurl-{version}/grpcurl"));
+    if !grpcurl.exists() {
         let why = format!("skipped: grpcurl {version} is not in .tools; `make test` fetches it");
         assert!(std::env::var_os("CI").is_none(), "{why}");
         println!("{why}");
@@ -133,7 +134,7 @@ fn the_readmes_lines_work(version: &str) {
     let readme = Readme::load();
     let dir = tempfile::tempdir().unwrap();
     let mut server = ServerProcess::start(dir.path());
-    let shell = Shell { folder, address: server.address.clone() };
+    let shell = Shell { grpcurl, address: server.address.clone() };
 
     assert_eq!(shell.run(&readme.create), readme.created);
     let mut subscriber = shell.start(&readme.subscribe);
