@@ -249,7 +249,8 @@ impl Publish {
         }
         let header = body.split_to(PUBLISH_HEADER);
         let (topic, first, count) = (u64_at(&header, 0), u64_at(&header, 8), u32_at(&header, 16));
-        (first > 0 && count > 0).then_some(Self { topic, first, count, messages: body })
+        let sound = first > 0 && count > 0 && first.checked_add(u64::from(count)).is_some();
+        sound.then_some(Self { topic, first, count, messages: body })
     }
 
     /// Appends the body of a Publish record.
@@ -321,4 +322,65 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 /// The little-endian number at `at`, which the caller knows to be within bounds.
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOG: LogId = LogId(*b"0123456789abcdef");
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Change these bytes only together with [`VERSION`].
+    #[test]
+    fn the_bytes_of_a_segment_header() {
+        let header = segment_header(LOG, 7);
+        assert_eq!(
+            hex(&header),
+            "434f4c554d42410a010000008e7882ba070000000000000030313233343536373839616263646566"
+        );
+        assert_eq!(read_segment_header(&header), Ok(Some((LOG, 7))));
+    }
+
+    #[test]
+    fn the_bytes_of_a_transaction() {
+        let mut out = BytesMut::new();
+        let messages = [Bytes::from_static(b"ab"), Bytes::new()];
+        let written = write_frame(&mut out, LOG, (FrameKind::Transaction, 9, 8, Timestamp(5)), |payload| {
+            write_record(payload, RecordKind::Publish, |body| Publish::write(body, 3, 4, messages.iter()));
+            write_record(payload, RecordKind::Settle, |body| write_settle(body, 6, &[(1, 2), (4, 4)]));
+        });
+        assert_eq!(written, out.len());
+        let header = "434c42660101000056000000";
+        let numbers = "090000000000000008000000000000000500000000000000";
+        let publish = "010000001e00000003000000000000000400000000000000020000000200000061620000_0000";
+        let settle = "02000000280000000600000000000000\
+             01000000000000000200000000000000\
+             04000000000000000400000000000000";
+        let padding = "0000";
+        let text = hex(&out);
+        assert_eq!(text[..24], *header);
+        assert_eq!(text[32..], format!("{numbers}{publish}{settle}{padding}").replace('_', ""));
+        let frame = Frame::read(&out, LOG).unwrap();
+        assert_eq!((frame.sequence, frame.synced, frame.time), (9, 8, Timestamp(5)));
+    }
+
+    proptest! {
+        /// Whatever the bytes, they are read or refused.
+        #[test]
+        fn garbage_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(Frame::read(&bytes, LOG), Err(FrameError::Invalid));
+            let bytes = Bytes::from(bytes);
+            let _ = read_settle(&bytes);
+            let _ = records(bytes.clone());
+            if let Some(publish) = Publish::read(bytes) {
+                prop_assert!(publish.envelopes().count() <= publish.count as usize);
+            }
+        }
+    }
 }

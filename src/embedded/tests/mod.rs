@@ -4,6 +4,7 @@ mod conformance;
 mod crash;
 mod damage;
 mod faults;
+mod golden;
 
 use std::sync::Arc;
 use std::time::Duration;
