@@ -64,6 +64,11 @@ impl Server {
         output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// Waits until every message of a subscription is acknowledged.
+    fn await_settled(&self, subscription: &str) {
+        while self.json(&["sub", "stats", subscription])[0]["backlog_messages"] != 0 {}
+    }
+
     /// The data of all messages of a topic.
     #[track_caller]
     fn data(&self, topic: &str) -> Vec<String> {
@@ -359,8 +364,7 @@ fn subscribe_lives_through_a_killed_server_and_ends_at_a_signal() {
             assert!(subscriber.line().ends_with(data));
         }
         // So that no message is handed out again, its ack must be in before the server is killed.
-        let settled = |server: &Server| server.json(&["sub", "stats", "s"])[0]["backlog_messages"] == 0;
-        while !settled(&server) {}
+        server.await_settled("s");
         server.process.kill();
         server.process.restart();
     }
@@ -373,6 +377,23 @@ fn subscribe_lives_through_a_killed_server_and_ends_at_a_signal() {
         assert!(stderr.contains("connecting again"), "{stderr}");
     }
     assert_eq!(server.json(&["sub", "stats", "s"])[0]["committed_offset"], 3);
+}
+
+#[test]
+fn subscribe_ends_quietly_when_nobody_reads_and_acknowledges_only_what_was_read() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["sub", "create", "s", "--topic", "t"]);
+    let mut subscriber = Running::start(server.command(&["subscribe", "s"]));
+    server.ok(&["publish", "t", "read"]);
+    assert!(subscriber.line().ends_with("read"));
+    server.await_settled("s");
+    drop(subscriber.stdout);
+    server.ok(&["publish", "t", "unread"]);
+    let output = subscriber.child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
+    assert_eq!(server.json(&["subscribe", "s", "--count", "1"])[0]["data"], "unread");
 }
 
 /// Publishes lines while the server is killed after the second.

@@ -333,7 +333,7 @@ mod tests {
     const LOG: LogId = LogId(*b"0123456789abcdef");
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
     }
 
     /// Change these bytes only together with [`VERSION`].
