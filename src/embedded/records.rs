@@ -85,10 +85,14 @@ impl TopicRecord {
         self.max_message_bytes = settings.max_message_bytes;
     }
 
+    pub(crate) fn durability(&self) -> Durability {
+        if self.durability == 1 { Durability::Buffered } else { Durability::Fsynced }
+    }
+
     pub(crate) fn settings(&self) -> TopicSettings {
         TopicSettings {
             labels: self.labels.clone(),
-            durability: if self.durability == 1 { Durability::Buffered } else { Durability::Fsynced },
+            durability: self.durability(),
             max_message_bytes: self.max_message_bytes,
         }
     }

@@ -99,8 +99,10 @@ impl Shared {
         durability: Option<Durability>,
     ) -> Result<PendingReceipt> {
         let topic = self.find_topic(topic)?;
-        let settings = topic.record().settings();
-        let limit = settings.max_message_bytes;
+        let (limit, default) = {
+            let record = topic.record();
+            (record.max_message_bytes, record.durability())
+        };
         let too_large = |(_, message): &(usize, &Envelope)| message.len() > limit as usize;
         if let Some((index, message)) = messages.iter().enumerate().find(too_large) {
             let (topic, size) = (topic.name.clone(), message.len());
@@ -113,7 +115,7 @@ impl Shared {
             topic,
             envelopes: messages.into_iter().map(|message| message.0).collect(),
             bytes,
-            durability: durability.unwrap_or(settings.durability),
+            durability: durability.unwrap_or(default),
             reply: Some(reply),
             _place: place,
         }));
