@@ -1,6 +1,7 @@
 //! Which messages of a topic a subscription has settled.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::Offset;
 
@@ -13,12 +14,14 @@ pub(crate) struct Progress {
     floor: Offset,
     /// First and last offsets of settled ranges above the floor, apart from it and each other.
     above: BTreeMap<Offset, Offset>,
+    /// How many messages those are.
+    settled_above: u64,
 }
 
 impl Progress {
     /// Everything up to `floor` is settled.
     pub(crate) fn new(floor: Offset) -> Self {
-        Self { floor, above: BTreeMap::new() }
+        Self { floor, ..Self::default() }
     }
 
     /// Everything at or below it is settled, and the next message is not.
@@ -31,9 +34,9 @@ impl Progress {
         self.above.iter().map(|(&first, &last)| (first, last))
     }
 
-    /// How many messages above the floor are settled.
-    pub(crate) fn settled_above(&self) -> u64 {
-        self.above().map(|(first, last)| last - first + 1).sum()
+    /// How many messages are settled, the floor's included.
+    pub(crate) fn settled(&self) -> u64 {
+        self.floor + self.settled_above
     }
 
     /// Whether a message is settled.
@@ -49,19 +52,55 @@ impl Progress {
         {
             first = before;
             last = last.max(end);
-            self.above.remove(&before);
+            self.remove(before, end);
         }
         while let Some((&next, &end)) = self.above.range(first..).next()
             && next <= last + 1
         {
             last = last.max(end);
-            self.above.remove(&next);
+            self.remove(next, end);
         }
         if first <= self.floor + 1 {
             self.floor = self.floor.max(last);
         } else {
             self.above.insert(first, last);
+            self.settled_above += last - first + 1;
         }
+    }
+
+    fn remove(&mut self, first: Offset, last: Offset) {
+        self.above.remove(&first);
+        self.settled_above -= last - first + 1;
+    }
+}
+
+/// How much of a subscription is settled on disk: the log's writer moves it on, everybody looks.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    floor: AtomicU64,
+    settled: AtomicU64,
+}
+
+impl Committed {
+    /// As much as `progress` says.
+    pub(crate) fn new(progress: &Progress) -> Self {
+        Self { floor: progress.floor().into(), settled: progress.settled().into() }
+    }
+
+    /// Now it is this floor, and so many messages in all.
+    pub(crate) fn advance(&self, floor: Offset, settled: u64) {
+        self.floor.fetch_max(floor, Ordering::Release);
+        self.settled.fetch_max(settled, Ordering::Release);
+    }
+
+    /// Every message at or below it is settled.
+    pub(crate) fn floor(&self) -> Offset {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// How many messages are settled. A floor read later is at least as far.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
     }
 }
 
@@ -86,7 +125,7 @@ mod tests {
             }
             let floor = (1..).find(|offset| !model.contains(offset)).unwrap() - 1;
             prop_assert_eq!(progress.floor(), floor);
-            prop_assert_eq!(progress.settled_above() + floor, model.len() as u64);
+            prop_assert_eq!(progress.settled(), model.len() as u64);
             for offset in 1..80 {
                 prop_assert_eq!(progress.is_settled(offset), model.contains(&offset));
             }

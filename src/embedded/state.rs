@@ -115,8 +115,8 @@ impl State {
         }
     }
 
-    /// Messages were settled. Returns the subscription's floor.
-    pub(crate) fn settle(&mut self, id: u64, ranges: &[(Offset, Offset)]) -> Option<Offset> {
+    /// Messages were settled. Returns what the subscription has settled now.
+    pub(crate) fn settle(&mut self, id: u64, ranges: &[(Offset, Offset)]) -> Option<&Progress> {
         let subscription = self.subscriptions.get_mut(&id)?;
         for &(first, last) in ranges {
             subscription.progress.settle(first, last);
@@ -126,7 +126,7 @@ impl State {
                 topic.next = topic.next.max(last + 1);
             }
         }
-        Some(subscription.progress.floor())
+        Some(&subscription.progress)
     }
 
     fn put_topic(&mut self, record: TopicRecord) {

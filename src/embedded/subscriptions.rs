@@ -1,6 +1,5 @@
 //! The engine's operations on subscriptions: create, change, delete, subscribe, pull, settle.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use super::delivery::consumer::{DurableConsumer, reason};
 use super::delivery::dispatch::{self, Event, Pull, SettleReply, Subject};
 use super::delivery::leases::{Leases, Rules};
 use super::log::Log;
-use super::progress::Progress;
+use super::progress::{Committed, Progress};
 use super::records::SubscriptionRecord;
 use super::state::{Record, SubscriptionState};
 use super::topic::TopicHandle;
@@ -34,8 +33,8 @@ pub(crate) struct SubscriptionHandle {
     /// What it reads.
     pub(crate) topic: Arc<TopicHandle>,
     record: RwLock<SubscriptionRecord>,
-    /// The durable floor, stored by the log's writer.
-    committed: Arc<AtomicU64>,
+    /// What is settled on disk.
+    committed: Arc<Committed>,
     events: mpsc::Sender<Event>,
     end: watch::Sender<Option<Error>>,
 }
@@ -50,7 +49,7 @@ impl SubscriptionHandle {
         signer: Signer,
     ) -> Self {
         let SubscriptionState { record, progress } = state;
-        let committed = Arc::new(AtomicU64::new(progress.floor()));
+        let committed = Arc::new(Committed::new(&progress));
         let end = watch::Sender::new(None);
         let subject = Subject {
             name: name.clone(),
@@ -185,20 +184,23 @@ impl Shared {
     pub(super) async fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
         let handle = self.find_subscription(name)?;
         let snapshot = handle.ask(Event::Stats).await?;
-        let oldest = match snapshot.oldest {
-            Some(offset) => {
-                let limit = ReadLimit { messages: 1, bytes: 1 };
-                let read = self.log.reader.read(&handle.topic, offset, limit).await;
-                // A damaged message has no time to tell.
-                read.ok().and_then(|messages| messages.first().map(|message| message.publish_time))
-            }
-            None => None,
+        // What is settled on disk, not what was asked for: with no backlog, no crash brings one back.
+        let settled = handle.committed.settled();
+        let floor = handle.committed.floor();
+        let backlog = handle.topic.visible().saturating_sub(settled);
+        let oldest = if backlog > 0 {
+            let limit = ReadLimit { messages: 1, bytes: 1 };
+            let read = self.log.reader.read(&handle.topic, floor + 1, limit).await;
+            // A damaged message has no time to tell.
+            read.ok().and_then(|messages| messages.first().map(|message| message.publish_time))
+        } else {
+            None
         };
         Ok(SubscriptionStats {
-            backlog_messages: snapshot.backlog,
+            backlog_messages: backlog,
             in_flight: snapshot.leased,
             oldest_unacked: oldest,
-            committed_offset: handle.committed.load(Ordering::Acquire),
+            committed_offset: floor,
             redelivered: snapshot.redelivered,
             consumers: snapshot.consumers,
         })
@@ -232,7 +234,7 @@ impl Shared {
         let SettleReply { failures, durable, place } = handle.ask(settle).await?;
         let committed_offset = match durable {
             Some(durable) => self.log.answer(durable).await?,
-            None => handle.committed.load(Ordering::Acquire),
+            None => handle.committed.floor(),
         };
         drop(place);
         Ok(Settled { committed_offset, failures })

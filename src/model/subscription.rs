@@ -66,7 +66,7 @@ pub struct Subscription {
 /// How far a subscription has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SubscriptionStats {
-    /// Messages not settled yet, those in flight included.
+    /// Messages not durably settled yet, those in flight included.
     pub backlog_messages: u64,
     /// Messages with a consumer now.
     pub in_flight: u64,

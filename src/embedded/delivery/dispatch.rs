@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::ack_id::{AckId, Signer};
 use super::leases::{ConsumerId, Leases, Next, Rules};
 use crate::embedded::log::{Log, Operation, Place};
+use crate::embedded::progress::Committed;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
@@ -77,15 +77,12 @@ pub(crate) struct Pull {
     pub(crate) reply: oneshot::Sender<Result<Vec<Delivery>>>,
 }
 
-/// Where a subscription stands.
+/// What a subscription's consumers are doing.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) leased: u64,
-    pub(crate) backlog: u64,
     pub(crate) redelivered: u64,
     pub(crate) consumers: u32,
-    /// The oldest message that is not settled.
-    pub(crate) oldest: Option<Offset>,
 }
 
 /// What the task is given to work with.
@@ -98,8 +95,8 @@ pub(crate) struct Subject {
     pub(crate) topic: Arc<TopicHandle>,
     pub(crate) log: Log,
     pub(crate) signer: Signer,
-    /// The durable floor, stored by the log's writer.
-    pub(crate) committed: Arc<AtomicU64>,
+    /// What is settled on disk.
+    pub(crate) committed: Arc<Committed>,
     /// Becomes the reason when the subscription ends.
     pub(crate) end: watch::Receiver<Option<Error>>,
 }
@@ -295,14 +292,10 @@ impl Dispatcher {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let (visible, progress) = (self.subject.topic.visible(), self.leases.progress());
-        let backlog = visible.saturating_sub(progress.floor()).saturating_sub(progress.settled_above());
         Snapshot {
             leased: self.leases.leased() as u64,
-            backlog,
             redelivered: self.leases.redelivered(),
             consumers: u32::try_from(self.leases.consumers()).unwrap_or(u32::MAX),
-            oldest: (backlog > 0).then(|| progress.floor() + 1),
         }
     }
 

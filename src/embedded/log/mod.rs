@@ -20,7 +20,6 @@ pub(crate) mod tail;
 pub(crate) mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::reader::Reader;
+use super::progress::Committed;
 use super::topic::TopicHandle;
 use crate::engine::{Error, Result};
 use crate::model::{Durability, Offset, Receipt};
@@ -47,8 +47,8 @@ pub(crate) enum Operation {
         subscription: u64,
         /// First and last offsets.
         ranges: Vec<(Offset, Offset)>,
-        /// Where the floor is kept for others to see.
-        committed: Arc<AtomicU64>,
+        /// Where what is durable is kept for others to see.
+        committed: Arc<Committed>,
         /// Gets the floor.
         reply: oneshot::Sender<Result<Offset>>,
     },

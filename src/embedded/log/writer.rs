@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use super::sidecar::SegmentIndex;
 use super::tail::Tail;
 use super::{Operation, PublishOperation};
 use crate::embedded::checkpoint;
+use crate::embedded::progress::Committed;
 use crate::embedded::state::{Record, State};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::Error;
@@ -79,10 +79,22 @@ pub(crate) struct Writer {
 
 /// An operation that is in the batch, and whom to answer.
 enum Pending {
-    Publish { operation: PublishOperation, run: Run },
-    Settle { floor: Offset, committed: Arc<AtomicU64>, reply: oneshot::Sender<Result<Offset, Error>> },
-    Change { reply: oneshot::Sender<Result<(), Error>> },
-    Close { reply: oneshot::Sender<()> },
+    Publish {
+        operation: PublishOperation,
+        run: Run,
+    },
+    Settle {
+        floor: Offset,
+        settled: u64,
+        committed: Arc<Committed>,
+        reply: oneshot::Sender<Result<Offset, Error>>,
+    },
+    Change {
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 #[derive(Default)]
@@ -170,8 +182,9 @@ impl Writer {
                 })?;
                 // Only now: had the segment rolled, its checkpoint must not know of this yet. A
                 // subscription that was deleted in the meantime has no floor for anybody to ask for.
-                let floor = self.parts.state.settle(subscription, &ranges).unwrap_or(0);
-                batch.pending.push(Pending::Settle { floor, committed, reply });
+                let progress = self.parts.state.settle(subscription, &ranges);
+                let (floor, settled) = progress.map_or((0, 0), |now| (now.floor(), now.settled()));
+                batch.pending.push(Pending::Settle { floor, settled, committed, reply });
                 Ok(())
             }
             Operation::Change { record, reply } => {
@@ -359,8 +372,8 @@ impl Pending {
                 let receipt = Receipt { first: run.first, last: run.last, durability: Durability::Fsynced };
                 operation.answer(Ok(receipt));
             }
-            Self::Settle { floor, committed, reply } => {
-                committed.fetch_max(floor, Ordering::AcqRel);
+            Self::Settle { floor, settled, committed, reply } => {
+                committed.advance(floor, settled);
                 let _ = reply.send(Ok(floor));
             }
             Self::Change { reply } => drop(reply.send(Ok(()))),

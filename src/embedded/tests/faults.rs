@@ -108,3 +108,20 @@ async fn a_buffered_receipt_says_so_and_readers_see_only_what_is_safe() {
     engine.failed().await;
     assert_eq!(engine.topic(&name("orders")).await.unwrap().last_offset, 0, "never synced, never seen");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ack_that_did_not_reach_the_disk_leaves_the_backlog_as_it_was() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    publish(&engine, "orders", &[b"a", b"b"]).await.unwrap();
+    let delivered = deliveries(&engine, "worker").await;
+    fs.set_faults(Faults { syncs_before_error: Some(0), ..Faults::default() });
+    let ids = delivered.into_iter().map(|delivery| delivery.ack_id).collect();
+    let settled = engine.settle(&name("worker"), ids, Settlement::Ack { cumulative: false }).await;
+    assert!(matches!(settled, Err(Error::Failed(_))), "{settled:?}");
+    let stats = engine.stats(&name("worker")).await.unwrap();
+    assert_eq!((stats.backlog_messages, stats.committed_offset), (2, 0));
+    assert!(stats.oldest_unacked.is_some());
+}
