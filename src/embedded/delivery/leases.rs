@@ -246,15 +246,15 @@ impl Leases {
         bytes: u64,
         now: Instant,
     ) -> Handed {
-        let attempt = match self.waiting.remove(&offset) {
-            Some(waiting) => {
-                self.due.remove(&(waiting.due, offset));
-                waiting.attempt + 1
-            }
-            None => 1,
+        let attempt = if let Some(waiting) = self.unwait(offset) {
+            waiting.attempt + 1
+        } else {
+            // Only a new message moves the cursor: one that waits may be beyond it, nacked under an id
+            // of an earlier life of the process.
+            self.cursor = offset + 1;
+            1
         };
         self.redelivered += u64::from(attempt > 1);
-        self.cursor = self.cursor.max(offset + 1);
         self.last_delivery = self.last_delivery.wrapping_add(1);
         let deadline = now + self.rules.ack_deadline;
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod golden;
+mod leases;
 
 use std::sync::Arc;
 use std::time::Duration;
