@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The program under test, without settings from the environment.
 pub fn columba(arguments: &[&str]) -> Command {
@@ -34,6 +35,14 @@ impl ServerProcess {
         self.child.wait().unwrap();
     }
 
+    /// Starts a server again where the killed one was, and kills it so soon that it may not serve yet.
+    pub async fn start_and_kill(&mut self, after: Duration) {
+        let mut child = spawn(&self.address, &self.data_dir);
+        tokio::time::sleep(after).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Starts a server again where the killed one was, and waits until it serves.
     pub fn restart(&mut self) {
         (self.child, self.address) = serve(&self.address, &self.data_dir);
@@ -47,10 +56,14 @@ impl Drop for ServerProcess {
     }
 }
 
-fn serve(listen: &str, data_dir: &Path) -> (Child, String) {
+fn spawn(listen: &str, data_dir: &Path) -> Child {
     let mut command = columba(&["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(data_dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
+    command.spawn().unwrap()
+}
+
+fn serve(listen: &str, data_dir: &Path) -> (Child, String) {
+    let mut child = spawn(listen, data_dir);
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next());
