@@ -4,7 +4,7 @@ TOOLS := .tools
 BUF := $(TOOLS)/buf/node_modules/.bin/buf
 DENY := $(TOOLS)/cargo-deny/bin/cargo-deny
 
-.PHONY: help run demo test lint tools
+.PHONY: help run demo figures test lint tools
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -13,6 +13,10 @@ run: ## Serve on 127.0.0.1:7171, data in ./columba-data
 
 demo: ## Send a year of flights through a server that is killed twice; compare
 	./scripts/demo.sh
+
+figures: ## Measure, and write docs/benchmarks.md
+	cargo bench --locked --bench figures > target/benchmarks.md
+	mv target/benchmarks.md docs/benchmarks.md
 
 test: ## Run every test; fetches the tools they need into .tools
 	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf

@@ -1,6 +1,7 @@
 //! A server in a process of its own, that can be killed and started again.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
