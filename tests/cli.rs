@@ -163,6 +163,16 @@ fn topics_and_subscriptions_come_and_go() {
     let described = server.ok(&["subscription", "describe", "billing"]);
     assert!(described.contains("lag") && described.contains("exclusive"), "{described}");
 
+    let moved = server.json(&["sub", "seek", "billing", "earliest"]);
+    assert_eq!(moved[0]["committed_offset"], 0);
+    server.run(&["sub", "seek", "billing", "9"], "").fails(1);
+    server.ok(&["sub", "pause", "billing"]);
+    assert_eq!(server.json(&["sub", "describe", "billing"])[0]["paused"], true);
+    let error = server.run(&["subscribe", "billing"], "").fails(1);
+    assert!(error.contains("columba subscription resume billing"), "{error}");
+    server.ok(&["sub", "resume", "billing"]);
+    assert_eq!(server.json(&["sub", "describe", "billing"])[0]["paused"], false);
+
     let error = server.run(&["topic", "rm", "orders.eu"], "").fails(1);
     assert!(error.contains("billing"), "{error}");
     server.ok(&["sub", "rm", "billing"]);

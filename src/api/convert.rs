@@ -37,6 +37,7 @@ pub(super) fn subscription(subscription: Subscription) -> v1::Subscription {
         start: Some(start(settings.start)),
         ack_deadline: Some(duration(settings.ack_deadline)),
         max_in_flight: settings.max_in_flight,
+        paused: settings.paused,
         labels: settings.labels.into_iter().collect(),
         etag: etag(subscription.revision),
         create_time: Some(timestamp(subscription.create_time)),

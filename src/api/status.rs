@@ -150,7 +150,7 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
         E::SubscriptionNotFound(name) | E::SubscriptionExists(name) => resource("subscription", name),
         E::TopicInUse { topic, .. } => precondition("topic", topic),
         E::TopicDeleted(name) => precondition("topic", name),
-        E::SubscriptionDeleted(name) | E::Held(name) => precondition("subscription", name),
+        E::SubscriptionDeleted(name) | E::Held(name) | E::Paused(name) => precondition("subscription", name),
         E::Unsupported { engine, .. } => {
             (Detail::Precondition { subject: format!("engine/{engine}") }, vec![("engine", (*engine).into())])
         }
@@ -165,6 +165,15 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
                 description: error.to_string(),
             };
             (Detail::BadRequest(vec![violation.into()]), vec![("limit", limit.to_string())])
+        }
+        E::BeyondEnd { topic, last, .. } => {
+            let violation = Violation {
+                field: "position.offset".into(),
+                reason: error.reason(),
+                description: error.to_string(),
+            };
+            let metadata = vec![("topic", topic.to_string()), ("last_offset", last.to_string())];
+            (Detail::BadRequest(vec![violation.into()]), metadata)
         }
         E::TooMany { what, limit } => {
             (Detail::Quota { subject: (*what).into() }, vec![("limit", limit.to_string())])

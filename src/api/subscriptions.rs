@@ -16,7 +16,7 @@ use crate::model::{Name, Start, SubscriptionSettings, Timestamp};
 pub(super) struct Subscriptions(pub(super) Context);
 
 /// What an update may change.
-const UPDATABLE: [&str; 3] = ["ack_deadline", "max_in_flight", "labels"];
+const UPDATABLE: [&str; 4] = ["ack_deadline", "max_in_flight", "paused", "labels"];
 
 #[async_trait]
 impl SubscriptionService for Subscriptions {
@@ -90,6 +90,21 @@ impl SubscriptionService for Subscriptions {
         Ok(Response::new(v1::DeleteSubscriptionResponse {}))
     }
 
+    async fn seek_subscription(
+        &self,
+        request: Request<v1::SeekSubscriptionRequest>,
+    ) -> Result<Response<v1::SeekSubscriptionResponse>, Status> {
+        let v1::SeekSubscriptionRequest { subscription, position } = request.into_inner();
+        let (name, start) = check(|violations| {
+            let name = violations.name("subscription", &subscription);
+            let position = violations.required("position", position);
+            let start = violations.start("position", Some(position?), Start::Earliest);
+            Some((name?, start?))
+        })?;
+        let committed_offset = self.0.engine.seek(&name, start).await?;
+        Ok(Response::new(v1::SeekSubscriptionResponse { committed_offset }))
+    }
+
     async fn get_subscription_stats(
         &self,
         request: Request<v1::GetSubscriptionStatsRequest>,
@@ -116,6 +131,7 @@ fn settings(violations: &mut Violations, wire: &v1::Subscription) -> Option<Subs
         start: start?,
         ack_deadline: change.ack_deadline?,
         max_in_flight: change.max_in_flight?,
+        paused: change.paused?,
         labels: change.labels?,
     })
 }
@@ -140,6 +156,7 @@ fn change(violations: &mut Violations, wire: &v1::Subscription, paths: &[&str]) 
                 change.max_in_flight =
                     violations.count("subscription.max_in_flight", wire.max_in_flight, default, highest);
             }
+            "paused" => change.paused = Some(wire.paused),
             _ => change.labels = violations.labels("subscription.labels", &wire.labels),
         }
     }

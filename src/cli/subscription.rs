@@ -15,13 +15,14 @@ use crate::proto::v1::start_position::Position;
 use crate::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use crate::proto::v1::{
     CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, GetSubscriptionRequest,
-    GetSubscriptionStatsRequest, ListSubscriptionsRequest, StartPosition, Subscription, SubscriptionStats,
+    GetSubscriptionStatsRequest, ListSubscriptionsRequest, SeekSubscriptionRequest, StartPosition,
+    Subscription, SubscriptionStats, UpdateSubscriptionRequest,
 };
 
 /// Subscriptions asked for at once.
 const PAGE_SIZE: u32 = 1_000;
 
-/// Create, list, show and delete subscriptions, the durable readers of topics
+/// Create, list, show, move, pause and delete subscriptions, the durable readers of topics
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum SubscriptionCommand {
     Create(CreateArgs),
@@ -40,6 +41,27 @@ pub(super) enum SubscriptionCommand {
     },
     /// Show how far a subscription has come
     Stats {
+        /// The subscription
+        name: String,
+    },
+    /// Move a subscription: messages from the position on are delivered (again), those before are not
+    #[command(after_help = "Examples:
+  columba subscription seek billing earliest
+  columba subscription seek billing 2026-11-24T08:00:00Z")]
+    Seek {
+        /// The subscription
+        name: String,
+        /// Where to: earliest, latest, an offset, or a time as in RFC 3339
+        #[arg(value_parser = parse::position)]
+        position: StartPosition,
+    },
+    /// Stop deliveries; streams end, acks still count
+    Pause {
+        /// The subscription
+        name: String,
+    },
+    /// Let a paused subscription deliver again
+    Resume {
         /// The subscription
         name: String,
     },
@@ -103,6 +125,9 @@ pub(super) async fn run(command: SubscriptionCommand, context: &Context) -> Resu
         }
         SubscriptionCommand::Describe { name } => describe(name, context).await,
         SubscriptionCommand::Stats { name } => stats(name, context).await,
+        SubscriptionCommand::Seek { name, position } => seek(name, position, context).await,
+        SubscriptionCommand::Pause { name } => set_paused(name, true, context).await,
+        SubscriptionCommand::Resume { name } => set_paused(name, false, context).await,
         SubscriptionCommand::Rm { name } => remove(name, context).await,
     }
 }
@@ -181,6 +206,29 @@ async fn get_stats(
     response.stats.ok_or_else(|| Error::protocol("no stats"))
 }
 
+async fn seek(name: String, position: StartPosition, context: &Context) -> Result<(), Error> {
+    let mut client = SubscriptionServiceClient::new(context.connect().await?);
+    let request = SeekSubscriptionRequest { subscription: name.clone(), position: Some(position) };
+    let committed = client.seek_subscription(context.request(request)).await?.into_inner().committed_offset;
+    let moved = serde_json::json!({ "subscription": name, "committed_offset": committed });
+    let next = committed + 1;
+    Ok(context.format.sentence(&moved, &format!("subscription {name} goes on at offset {next}"))?)
+}
+
+async fn set_paused(name: String, paused: bool, context: &Context) -> Result<(), Error> {
+    let mut client = SubscriptionServiceClient::new(context.connect().await?);
+    let subscription = Subscription { name: name.clone(), paused, ..Subscription::default() };
+    let request = UpdateSubscriptionRequest {
+        subscription: Some(subscription),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["paused".into()] }),
+        validate_only: false,
+    };
+    client.update_subscription(context.request(request)).await?;
+    let changed = serde_json::json!({ "subscription": name, "paused": paused });
+    let what = if paused { "paused" } else { "delivering" };
+    Ok(context.format.sentence(&changed, &format!("subscription {name} is {what}"))?)
+}
+
 async fn remove(name: String, context: &Context) -> Result<(), Error> {
     let mut client = SubscriptionServiceClient::new(context.connect().await?);
     let request = DeleteSubscriptionRequest { subscription: name.clone(), etag: String::new() };
@@ -206,6 +254,7 @@ struct Shown {
     start: Option<String>,
     ack_deadline: Option<String>,
     max_in_flight: u32,
+    paused: bool,
     labels: BTreeMap<String, String>,
     create_time: Option<String>,
     etag: String,
@@ -220,6 +269,7 @@ impl Shown {
             ("start", self.start.clone().unwrap_or_default()),
             ("ack deadline", self.ack_deadline.clone().unwrap_or_default()),
             ("max in flight", self.max_in_flight.to_string()),
+            ("paused", if self.paused { "yes" } else { "no" }.to_owned()),
             ("labels", output::pairs(&self.labels)),
             ("created", self.create_time.clone().unwrap_or_default()),
             ("etag", self.etag.clone()),
@@ -242,6 +292,7 @@ impl From<Subscription> for Shown {
             name: subscription.name,
             topic: subscription.topic,
             max_in_flight: subscription.max_in_flight,
+            paused: subscription.paused,
             labels: subscription.labels.into_iter().collect(),
             etag: subscription.etag,
         }

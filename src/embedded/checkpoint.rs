@@ -54,6 +54,8 @@ struct StoredSubscription {
     /// First and last offsets of the settled ranges above the floor, in turns.
     #[prost(uint64, repeated, tag = "3")]
     above: Vec<u64>,
+    #[prost(uint32, tag = "4")]
+    epoch: u32,
 }
 
 /// Encodes a checkpoint of `state` before the frame `sequence`.
@@ -68,6 +70,7 @@ pub(crate) fn encode(state: &State, sequence: u64) -> Vec<u8> {
         record: subscription.record.clone(),
         floor: subscription.progress.floor(),
         above: subscription.progress.above().flat_map(|(first, last)| [first, last]).collect(),
+        epoch: subscription.epoch,
     });
     let stored = Stored {
         sequence,
@@ -104,7 +107,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(State, u64)> {
         for range in subscription.above.chunks_exact(2) {
             progress.settle(range[0], range[1]);
         }
-        (subscription.record.id, SubscriptionState { record: subscription.record, progress })
+        let StoredSubscription { record, epoch, .. } = subscription;
+        (record.id, SubscriptionState { record, progress, epoch })
     });
     let state =
         State { topics: topics.collect(), subscriptions: subscriptions.collect(), last_id: stored.last_id };

@@ -39,7 +39,7 @@ use crate::engine::{
 };
 use crate::model::limits::MAX_CONSUMERS;
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Start, StoredMessage, Subscription, SubscriptionSettings,
+    Delivery, Durability, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
     SubscriptionStats, Topic, TopicSettings,
 };
 
@@ -216,6 +216,10 @@ impl Engine for EmbeddedEngine {
 
     async fn delete_subscription(&self, name: &Name, expected: Option<u64>) -> Result<()> {
         to_its_end(Arc::clone(&self.0).delete_subscription(name.clone(), expected)).await
+    }
+
+    async fn seek(&self, subscription: &Name, start: Start) -> Result<Offset> {
+        to_its_end(Arc::clone(&self.0).seek(subscription.clone(), start)).await
     }
 
     async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats> {

@@ -74,7 +74,7 @@ impl Progress {
     }
 }
 
-/// How much of a subscription is settled on disk: the log's writer moves it on, everybody looks.
+/// How much of a subscription is settled on disk: the log's writer says so, everybody looks.
 #[derive(Debug)]
 pub(crate) struct Committed {
     floor: AtomicU64,
@@ -87,10 +87,10 @@ impl Committed {
         Self { floor: progress.floor().into(), settled: progress.settled().into() }
     }
 
-    /// Now it is this floor, and so many messages in all.
-    pub(crate) fn advance(&self, floor: Offset, settled: u64) {
-        self.floor.fetch_max(floor, Ordering::Release);
-        self.settled.fetch_max(settled, Ordering::Release);
+    /// Now it is this floor, and so many messages in all. Called by one thread only.
+    pub(crate) fn set(&self, floor: Offset, settled: u64) {
+        self.floor.store(floor, Ordering::Release);
+        self.settled.store(settled, Ordering::Release);
     }
 
     /// Every message at or below it is settled.
@@ -98,7 +98,7 @@ impl Committed {
         self.floor.load(Ordering::Acquire)
     }
 
-    /// How many messages are settled. A floor read later is at least as far.
+    /// How many messages are settled. A floor read later is at least as far, but for a seek.
     pub(crate) fn settled(&self) -> u64 {
         self.settled.load(Ordering::Acquire)
     }

@@ -61,6 +61,8 @@ pub(crate) struct SubscriptionRecord {
     /// Everything at or below it counts as settled from the beginning.
     #[prost(uint64, tag = "12")]
     pub(crate) start_floor: u64,
+    #[prost(bool, tag = "13")]
+    pub(crate) paused: bool,
 }
 
 impl TopicRecord {
@@ -148,6 +150,7 @@ impl SubscriptionRecord {
         self.labels.clone_from(&settings.labels);
         self.ack_deadline_micros = u64::try_from(settings.ack_deadline.as_micros()).unwrap_or(u64::MAX);
         self.max_in_flight = settings.max_in_flight;
+        self.paused = settings.paused;
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -170,6 +173,7 @@ impl SubscriptionRecord {
             },
             ack_deadline: self.ack_deadline(),
             max_in_flight: self.max_in_flight,
+            paused: self.paused,
             labels: self.labels.clone(),
         }
     }

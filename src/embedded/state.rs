@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 
-use super::log::format::{Publish, RawRecord, RecordKind, read_settle};
+use super::log::format::{Publish, RawRecord, RecordKind, Seek, read_settle};
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
 use crate::model::{Offset, Timestamp};
@@ -41,6 +41,8 @@ pub(crate) struct SubscriptionState {
     pub(crate) record: SubscriptionRecord,
     /// What is settled.
     pub(crate) progress: Progress,
+    /// How often it was moved by a seek.
+    pub(crate) epoch: u32,
 }
 
 /// A record, read.
@@ -51,6 +53,7 @@ pub(crate) enum Record {
     DeleteTopic(u64),
     PutSubscription(SubscriptionRecord),
     DeleteSubscription(u64),
+    Seek(Seek),
 }
 
 /// A record of a sound frame that this program cannot read: written by a newer version.
@@ -65,6 +68,7 @@ impl Record {
         const DELETE_TOPIC: u8 = RecordKind::DeleteTopic as u8;
         const PUT_SUBSCRIPTION: u8 = RecordKind::PutSubscription as u8;
         const DELETE_SUBSCRIPTION: u8 = RecordKind::DeleteSubscription as u8;
+        const SEEK: u8 = RecordKind::Seek as u8;
         let body = &raw.body;
         let read = match raw.kind {
             PUBLISH => Publish::read(body.clone()).map(Self::Publish),
@@ -73,6 +77,7 @@ impl Record {
             DELETE_TOPIC => read_id(body).map(Self::DeleteTopic),
             PUT_SUBSCRIPTION => SubscriptionRecord::decode(&**body).ok().map(Self::PutSubscription),
             DELETE_SUBSCRIPTION => read_id(body).map(Self::DeleteSubscription),
+            SEEK => Seek::read(body).map(Self::Seek),
             _ => None,
         };
         read.ok_or(UnknownRecord(raw.kind))
@@ -103,6 +108,9 @@ impl State {
             Record::DeleteSubscription(id) => {
                 self.subscriptions.remove(id);
             }
+            Record::Seek(seek) => {
+                self.seek(*seek);
+            }
         }
     }
 
@@ -126,6 +134,14 @@ impl State {
                 topic.next = topic.next.max(last + 1);
             }
         }
+        Some(&subscription.progress)
+    }
+
+    /// A subscription was moved. Returns what it has settled now.
+    pub(crate) fn seek(&mut self, seek: Seek) -> Option<&Progress> {
+        let subscription = self.subscriptions.get_mut(&seek.subscription)?;
+        subscription.progress = Progress::new(seek.floor);
+        subscription.epoch = seek.epoch;
         Some(&subscription.progress)
     }
 

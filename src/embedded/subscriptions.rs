@@ -21,7 +21,9 @@ use crate::engine::{
     Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
 };
 use crate::model::limits::MAX_SUBSCRIPTIONS;
-use crate::model::{Delivery, Name, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp};
+use crate::model::{
+    Delivery, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
+};
 
 /// What an ack id weighs in the write queue, in bytes: a range of its own.
 const ACK_BYTES: usize = 16;
@@ -48,12 +50,14 @@ impl SubscriptionHandle {
         log: Log,
         signer: Signer,
     ) -> Self {
-        let SubscriptionState { record, progress } = state;
+        let SubscriptionState { record, progress, epoch } = state;
         let committed = Arc::new(Committed::new(&progress));
         let end = watch::Sender::new(None);
         let subject = Subject {
             name: name.clone(),
             id: record.id,
+            epoch,
+            paused: record.paused,
             topic: Arc::clone(&topic),
             log,
             signer,
@@ -128,7 +132,8 @@ impl Shared {
         }
         *last_id += 1;
         self.record(Record::PutSubscription(record.clone())).await?;
-        let state = SubscriptionState { progress: Progress::new(record.start_floor), record };
+        let progress = Progress::new(record.start_floor);
+        let state = SubscriptionState { record, progress, epoch: 0 };
         let handle = SubscriptionHandle::start(name.clone(), topic, state, self.log.clone(), self.signer);
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
@@ -147,9 +152,10 @@ impl Shared {
         let mut record = handle.record().clone();
         check_revision(&name, expected, record.revision)?;
         let mut settings = record.settings(&handle.topic.name);
-        let SubscriptionChange { ack_deadline, max_in_flight, labels } = change;
+        let SubscriptionChange { ack_deadline, max_in_flight, paused, labels } = change;
         settings.ack_deadline = ack_deadline.unwrap_or(settings.ack_deadline);
         settings.max_in_flight = max_in_flight.unwrap_or(settings.max_in_flight);
+        settings.paused = paused.unwrap_or(settings.paused);
         settings.labels = labels.unwrap_or(settings.labels);
         if settings == record.settings(&handle.topic.name) {
             return Ok(handle.describe());
@@ -160,9 +166,10 @@ impl Shared {
             return Ok(record.subscription(&name, &handle.topic.name));
         }
         self.record(Record::PutSubscription(record.clone())).await?;
-        let rules = rules(&record);
+        let (rules, paused) = (rules(&record), record.paused);
         *handle.record.write().unwrap_or_else(PoisonError::into_inner) = record;
         let _ = handle.events.send(Event::Rules(rules)).await;
+        let _ = handle.events.send(Event::Pause(paused)).await;
         Ok(handle.describe())
     }
 
@@ -179,6 +186,20 @@ impl Shared {
         self.catalog_mut().subscriptions.remove(&name);
         handle.end(Error::SubscriptionDeleted(name));
         Ok(())
+    }
+
+    pub(super) async fn seek(self: Arc<Self>, name: Name, start: Start) -> Result<Offset> {
+        let _changes = self.changes.lock().await;
+        let handle = self.find_subscription(&name)?;
+        let next = self.log.reader.resolve(&handle.topic, start).await?;
+        let last = handle.topic.visible();
+        if next > last + 1 {
+            return Err(Error::BeyondEnd { topic: handle.topic.name.clone(), offset: next, last });
+        }
+        let (reply, durable) = oneshot::channel();
+        let end = handle.end.subscribe();
+        handle.events.send(Event::Seek { next, reply }).await.map_err(|_| reason(&end))?;
+        self.log.answer(durable).await
     }
 
     pub(super) async fn stats(&self, name: &Name) -> Result<SubscriptionStats> {

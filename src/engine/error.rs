@@ -38,6 +38,21 @@ pub enum Error {
     /// The subscription was deleted while it was in use.
     #[error("subscription {0} was deleted")]
     SubscriptionDeleted(Name),
+    /// The subscription hands nothing out.
+    #[error(
+        "subscription {0} is paused; resume it with UpdateSubscription or `columba subscription resume {0}`"
+    )]
+    Paused(Name),
+    /// A seek to where no message is yet.
+    #[error("offset {offset} is past the end of topic {topic}, {last}; use at most {}, or `latest`", last + 1)]
+    BeyondEnd {
+        /// The topic.
+        topic: Name,
+        /// What was asked for.
+        offset: Offset,
+        /// The newest message's offset.
+        last: Offset,
+    },
     /// A pull on an exclusive subscription that a stream holds.
     #[error("subscription {0} is exclusive and held by a stream; close the stream, or read through it")]
     Held(Name),
@@ -135,9 +150,10 @@ impl Error {
             | Self::TopicDeleted(_)
             | Self::SubscriptionDeleted(_)
             | Self::Held(_)
+            | Self::Paused(_)
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
             Self::Changed { .. } => Kind::Conflict,
-            Self::MessageTooLarge { .. } => Kind::InvalidArgument,
+            Self::MessageTooLarge { .. } | Self::BeyondEnd { .. } => Kind::InvalidArgument,
             Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
             Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
@@ -156,6 +172,8 @@ impl Error {
             Self::SubscriptionExists(_) => "SUBSCRIPTION_EXISTS",
             Self::SubscriptionDeleted(_) => "SUBSCRIPTION_DELETED",
             Self::Held(_) => "SUBSCRIPTION_HELD",
+            Self::Paused(_) => "SUBSCRIPTION_PAUSED",
+            Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
             Self::Changed { .. } => "ETAG_MISMATCH",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::TooMany { .. } => "LIMIT_REACHED",

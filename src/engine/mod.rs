@@ -88,6 +88,8 @@ pub struct SubscriptionChange {
     pub ack_deadline: Option<Duration>,
     /// New limit; takes effect as deliveries are settled.
     pub max_in_flight: Option<u32>,
+    /// Whether it is paused from now on.
+    pub paused: Option<bool>,
     /// New labels.
     pub labels: Option<std::collections::BTreeMap<String, String>>,
 }
@@ -207,7 +209,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Returns a page of subscriptions, of one topic if it is given.
     async fn subscriptions(&self, page: Page, topic: Option<Name>) -> Result<Vec<Subscription>>;
 
-    /// Changes a subscription; durable when this returns.
+    /// Changes a subscription; durable when this returns. Pausing it ends its consumers with
+    /// [`Error::Paused`]; what they held is theirs to settle until it is handed out again.
     async fn update_subscription(
         &self,
         name: &Name,
@@ -219,6 +222,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Deletes a subscription; durable when this returns. Its consumers get
     /// [`Error::SubscriptionDeleted`].
     async fn delete_subscription(&self, name: &Name, expected: Option<u64>) -> Result<()>;
+
+    /// Moves a subscription: everything before `start` counts as settled, nothing from there on does.
+    /// Durable when this returns, with the new floor. Deliveries made before no longer count, and are
+    /// [`Failure::Expired`]. An offset beyond the end of the topic is [`Error::BeyondEnd`].
+    async fn seek(&self, subscription: &Name, start: Start) -> Result<Offset>;
 
     /// Says how far a subscription has come.
     async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats>;

@@ -31,6 +31,8 @@ pub struct SubscriptionSettings {
     pub ack_deadline: Duration,
     /// How many deliveries may be unsettled at once over all consumers.
     pub max_in_flight: u32,
+    /// Nothing is handed out while it is set; acks still count.
+    pub paused: bool,
     /// For people and tools; the server does not read them.
     pub labels: BTreeMap<String, String>,
 }
@@ -45,6 +47,7 @@ impl SubscriptionSettings {
             start: Start::Earliest,
             ack_deadline: DEFAULT_ACK_DEADLINE,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            paused: false,
             labels: BTreeMap::new(),
         }
     }

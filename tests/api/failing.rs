@@ -10,7 +10,7 @@ use columba::engine::{
     Settlement, SubscriptionChange, Target, TopicChange,
 };
 use columba::model::{
-    Delivery, Durability, Envelope, Name, Start, StoredMessage, Subscription, SubscriptionSettings,
+    Delivery, Durability, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
     SubscriptionStats, Topic, TopicSettings,
 };
 use columba::proto::v1::subscribe_request::Target as WireTarget;
@@ -61,6 +61,9 @@ impl Engine for Failing {
         failure()
     }
     async fn create_subscription(&self, _: Name, _: SubscriptionSettings, _: Intent) -> Result<Subscription> {
+        failure()
+    }
+    async fn seek(&self, _: &Name, _: Start) -> Result<Offset> {
         failure()
     }
     async fn subscription(&self, _: &Name) -> Result<Subscription> {

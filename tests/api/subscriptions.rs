@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use columba::proto::v1::start_position::Position;
 use columba::proto::v1::{
-    CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, GetSubscriptionRequest,
-    GetSubscriptionStatsRequest, ListSubscriptionsRequest, StartPosition, Subscription,
-    UpdateSubscriptionRequest,
+    CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, Earliest, GetSubscriptionRequest,
+    GetSubscriptionStatsRequest, ListSubscriptionsRequest, PullRequest, SeekSubscriptionRequest,
+    StartPosition, SubscribeRequest, Subscription, UpdateSubscriptionRequest, subscribe_request::Target,
 };
 use prost_types::{Duration, FieldMask};
 use tonic::Code;
 
-use crate::common::{TestServer, assert_refused, bad_fields};
+use crate::common::{TestServer, assert_refused, bad_fields, within};
 
 fn named(name: &str, topic: &str) -> Subscription {
     Subscription { name: name.into(), topic: topic.into(), ..Subscription::default() }
@@ -159,4 +159,62 @@ async fn stats_count_what_is_left() {
     let request = GetSubscriptionStatsRequest { subscription: "nothing".into() };
     let unknown = server.subscriptions().get_subscription_stats(request).await;
     assert_refused(unknown, Code::NotFound, "SUBSCRIPTION_NOT_FOUND");
+}
+
+fn seek(subscription: &str, position: Option<Position>) -> SeekSubscriptionRequest {
+    let position = Some(StartPosition { position });
+    SeekSubscriptionRequest { subscription: subscription.into(), position }
+}
+
+#[tokio::test]
+async fn a_subscription_is_moved() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    server.create_subscription("billing", "orders").await;
+    server.publish("orders", &["a", "b", "c"]).await;
+    let mut subscriptions = server.subscriptions();
+    let moved = subscriptions.seek_subscription(seek("billing", Some(Position::Offset(3)))).await.unwrap();
+    assert_eq!(moved.into_inner().committed_offset, 2);
+    let moved = subscriptions.seek_subscription(seek("billing", Some(Position::Earliest(Earliest {}))));
+    assert_eq!(moved.await.unwrap().into_inner().committed_offset, 0);
+
+    let beyond = subscriptions.seek_subscription(seek("billing", Some(Position::Offset(5)))).await;
+    let status = assert_refused(beyond, Code::InvalidArgument, "OFFSET_BEYOND_END");
+    assert_eq!(bad_fields(&status), ["position.offset"]);
+    assert!(status.message().contains("use at most 4"), "{status:?}");
+    let zero = subscriptions.seek_subscription(seek("billing", Some(Position::Offset(0)))).await;
+    assert_refused(zero, Code::InvalidArgument, "INVALID_OFFSET");
+    let nowhere = SeekSubscriptionRequest { subscription: "billing".into(), position: None };
+    let nowhere = subscriptions.seek_subscription(nowhere).await;
+    assert_eq!(bad_fields(&assert_refused(nowhere, Code::InvalidArgument, "REQUIRED")), ["position"]);
+    let unknown = subscriptions.seek_subscription(seek("nothing", Some(Position::Offset(1)))).await;
+    assert_refused(unknown, Code::NotFound, "SUBSCRIPTION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn pausing_ends_streams_and_refuses_more() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    server.create_subscription("billing", "orders").await;
+    let request = SubscribeRequest {
+        target: Some(Target::Subscription("billing".into())),
+        ..SubscribeRequest::default()
+    };
+    let mut stream = server.subscriber().subscribe(request.clone()).await.unwrap().into_inner();
+    within(stream.message()).await.unwrap().expect("Started");
+    let pause = |paused| UpdateSubscriptionRequest {
+        subscription: Some(Subscription { paused, ..named("billing", "") }),
+        update_mask: Some(FieldMask { paths: vec!["paused".into()] }),
+        validate_only: false,
+    };
+    server.subscriptions().update_subscription(pause(true)).await.unwrap();
+    let ended = within(stream.message()).await;
+    assert_refused(ended, Code::FailedPrecondition, "SUBSCRIPTION_PAUSED");
+    let again = server.subscriber().subscribe(request.clone()).await;
+    assert_refused(again, Code::FailedPrecondition, "SUBSCRIPTION_PAUSED");
+    let pull = PullRequest { subscription: "billing".into(), ..PullRequest::default() };
+    let pulled = server.subscriber().pull(pull).await;
+    assert_refused(pulled, Code::FailedPrecondition, "SUBSCRIPTION_PAUSED");
+    server.subscriptions().update_subscription(pause(false)).await.unwrap();
+    server.subscriber().subscribe(request).await.unwrap();
 }

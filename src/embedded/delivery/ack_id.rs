@@ -5,11 +5,11 @@ use std::hash::Hasher as _;
 use bytes::{BufMut, Bytes, BytesMut};
 use siphasher::sip::SipHasher24;
 
-use crate::embedded::log::format::u64_at;
+use crate::embedded::log::format::{u32_at, u64_at};
 use crate::model::Offset;
 
-/// The length of an ack id: version, subscription, offset, delivery, tag.
-const LENGTH: usize = 33;
+/// The length of an ack id: version, subscription, epoch, offset, delivery, tag.
+const LENGTH: usize = 37;
 const VERSION: u8 = 1;
 
 /// What an ack id says.
@@ -17,6 +17,8 @@ const VERSION: u8 = 1;
 pub(crate) struct AckId {
     /// The subscription's number.
     pub(crate) subscription: u64,
+    /// How often the subscription had been moved by a seek.
+    pub(crate) epoch: u32,
     /// The message.
     pub(crate) offset: Offset,
     /// The delivery's number in its subscription.
@@ -35,6 +37,7 @@ impl Signer {
             let start = all.len();
             all.put_u8(VERSION);
             all.put_u64_le(id.subscription);
+            all.put_u32_le(id.epoch);
             all.put_u64_le(id.offset);
             all.put_u64_le(id.delivery);
             let tag = self.tag(&all[start..]);
@@ -52,8 +55,9 @@ impl Signer {
         }
         let id = AckId {
             subscription: u64_at(content, 1),
-            offset: u64_at(content, 9),
-            delivery: u64_at(content, 17),
+            epoch: u32_at(content, 9),
+            offset: u64_at(content, 13),
+            delivery: u64_at(content, 21),
         };
         Some(id)
     }
@@ -72,7 +76,7 @@ mod tests {
     #[test]
     fn opens_only_what_it_signed() {
         let signer = Signer([3; 16]);
-        let ids = [1, 2, 3].map(|n| AckId { subscription: n, offset: 10 * n, delivery: 100 * n });
+        let ids = [1, 2, 3].map(|n| AckId { subscription: n, epoch: 7, offset: 10 * n, delivery: 100 * n });
         let signed: Vec<_> = signer.sign(ids.into_iter()).collect();
         assert_eq!(signed.iter().filter_map(|id| signer.open(id)).collect::<Vec<_>>(), ids);
         assert_eq!(Signer([4; 16]).open(&signed[0]), None);

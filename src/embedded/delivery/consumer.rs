@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::dispatch::Event;
+use super::dispatch::{Event, SLOT_PLACES};
 use super::leases::ConsumerId;
 use crate::engine::{Consumer, Credit, Error, Result};
 use crate::model::Delivery;
@@ -13,7 +13,7 @@ pub(crate) struct DurableConsumer {
     name: String,
     id: ConsumerId,
     events: mpsc::Sender<Event>,
-    slot: mpsc::Receiver<Vec<Delivery>>,
+    slot: mpsc::Receiver<Result<Vec<Delivery>>>,
     /// Whether the dispatcher knows that this consumer waits.
     waiting: bool,
     end: watch::Receiver<Option<Error>>,
@@ -33,7 +33,7 @@ impl DurableConsumer {
     ) -> Result<Self> {
         let ended = |_| reason(&end);
         let goodbye = events.clone().reserve_owned().await.map_err(|_| reason(&end))?;
-        let (slot_sender, slot) = mpsc::channel(1);
+        let (slot_sender, slot) = mpsc::channel(SLOT_PLACES);
         let (reply, joined) = oneshot::channel();
         let join = Event::Join { credit, slot: slot_sender, reply };
         events.send(join).await.map_err(|_| reason(&end))?;
@@ -64,7 +64,7 @@ impl Consumer for DurableConsumer {
         }
         let deliveries = self.slot.recv().await.ok_or_else(|| reason(&self.end))?;
         self.waiting = false;
-        Ok(deliveries)
+        deliveries
     }
 
     async fn set_credit(&mut self, credit: Credit) {

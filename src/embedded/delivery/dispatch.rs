@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ack_id::{AckId, Signer};
 use super::leases::{ConsumerId, Leases, Next, Rules};
+use crate::embedded::log::format::Seek;
 use crate::embedded::log::{Log, Operation, Place};
-use crate::embedded::progress::Committed;
+use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
@@ -32,8 +33,11 @@ const READ_RETRY: Duration = Duration::from_secs(1);
 /// With fewer messages ready than this, the next ones are fetched while these are handed out.
 const READ_AHEAD_BELOW: usize = MAX_BATCH_MESSAGES / 2;
 
-/// Messages for a waiting consumer. Closed when the subscription ends.
-pub(crate) type Slot = mpsc::Sender<Vec<Delivery>>;
+/// Messages for a waiting consumer, or the error that ends it, for which there is always a place.
+/// Closed when the subscription ends.
+pub(crate) type Slot = mpsc::Sender<Result<Vec<Delivery>>>;
+/// Places in a slot: a consumer waits for one batch at a time.
+pub(crate) const SLOT_PLACES: usize = 2;
 
 /// Everything that can happen to a subscription from outside.
 pub(crate) enum Event {
@@ -56,6 +60,10 @@ pub(crate) enum Event {
     Pull(Pull),
     /// The owner changed the rules.
     Rules(Rules),
+    /// The owner paused or resumed it.
+    Pause(bool),
+    /// The owner moves it: this is the first message not settled then.
+    Seek { next: Offset, reply: oneshot::Sender<Result<Offset>> },
     /// How is it going?
     Stats(oneshot::Sender<Snapshot>),
 }
@@ -91,6 +99,10 @@ pub(crate) struct Subject {
     pub(crate) name: Name,
     /// Its number.
     pub(crate) id: u64,
+    /// How often it was moved by a seek.
+    pub(crate) epoch: u32,
+    /// Whether it hands nothing out.
+    pub(crate) paused: bool,
     /// What it reads.
     pub(crate) topic: Arc<TopicHandle>,
     pub(crate) log: Log,
@@ -207,11 +219,17 @@ impl Dispatcher {
             }
             Event::Pull(pull) => self.pull(pull),
             Event::Rules(rules) => self.leases.set_rules(rules),
+            Event::Pause(paused) => self.pause(paused, now),
+            Event::Seek { next, reply } => self.seek(next, reply),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
         }
     }
 
     fn join(&mut self, credit: Credit, slot: Slot, reply: oneshot::Sender<Result<ConsumerId>>, now: Instant) {
+        if self.subject.paused {
+            let _ = reply.send(Err(Error::Paused(self.subject.name.clone())));
+            return;
+        }
         if self.leases.consumers() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
             let what = "consumers on this subscription";
             let _ = reply.send(Err(Error::TooMany { what, limit: MAX_CONSUMERS_PER_SUBSCRIPTION }));
@@ -231,7 +249,9 @@ impl Dispatcher {
     }
 
     fn pull(&mut self, pull: Pull) {
-        if self.leases.room(None).0 == 0 {
+        if self.subject.paused {
+            let _ = pull.reply.send(Err(Error::Paused(self.subject.name.clone())));
+        } else if self.leases.room(None).0 == 0 {
             let _ = pull.reply.send(Err(Error::Held(self.subject.name.clone())));
         } else if self.takers.len() >= MAX_PULLS + MAX_CONSUMERS_PER_SUBSCRIPTION {
             let what = "pulls waiting on this subscription";
@@ -239,6 +259,38 @@ impl Dispatcher {
         } else {
             self.takers.push_back(Taker::Pull(pull));
         }
+    }
+
+    fn pause(&mut self, paused: bool, now: Instant) {
+        self.subject.paused = paused;
+        if paused {
+            self.end_all(&Error::Paused(self.subject.name.clone()), now);
+        }
+    }
+
+    /// Ends all consumers and waiting pulls, but not the subscription.
+    fn end_all(&mut self, reason: &Error, now: Instant) {
+        for (consumer, slot) in std::mem::take(&mut self.slots) {
+            let _ = slot.try_send(Err(reason.clone()));
+            self.leases.leave(consumer, now);
+        }
+        for taker in self.takers.drain(..) {
+            if let Taker::Pull(pull) = taker {
+                let _ = pull.reply.send(Err(reason.clone()));
+            }
+        }
+    }
+
+    fn seek(&mut self, next: Offset, reply: oneshot::Sender<Result<Offset>>) {
+        let floor = next - 1;
+        self.subject.epoch = self.subject.epoch.wrapping_add(1);
+        self.leases.seek(Progress::new(floor));
+        self.ready.clear();
+        self.again.clear();
+        (self.fetch, self.behind) = (None, false);
+        let seek = Seek { subscription: self.subject.id, epoch: self.subject.epoch, floor };
+        let committed = Arc::clone(&self.subject.committed);
+        self.subject.log.submit(Operation::Seek { seek, committed, reply });
     }
 
     fn settle(
@@ -270,10 +322,13 @@ impl Dispatcher {
         now: Instant,
         ranges: &mut Ranges,
     ) -> std::result::Result<(), Failure> {
-        let AckId { subscription, offset, delivery } =
+        let AckId { subscription, epoch, offset, delivery } =
             self.subject.signer.open(id).ok_or(Failure::Unknown)?;
         if subscription != self.subject.id {
             return Err(Failure::WrongSubscription);
+        }
+        if epoch != self.subject.epoch {
+            return Err(Failure::Expired);
         }
         self.leases.check(offset, delivery)?;
         match settlement {
@@ -345,7 +400,7 @@ impl Dispatcher {
             return Some(taker);
         }
         let refused = match taker {
-            Taker::Consumer(id) => self.slots.get(&id).map(|slot| slot.try_send(deliveries).is_err()),
+            Taker::Consumer(id) => self.slots.get(&id).map(|slot| slot.try_send(Ok(deliveries)).is_err()),
             Taker::Pull(pull) => pull.reply.send(Ok(deliveries)).err().map(|refused| {
                 self.give_back(refused, now);
                 false
@@ -424,6 +479,7 @@ impl Dispatcher {
     fn sign(&self, batch: Vec<(StoredMessage, u64, u32)>) -> Vec<Delivery> {
         let ids = batch.iter().map(|(message, delivery, _)| AckId {
             subscription: self.subject.id,
+            epoch: self.subject.epoch,
             offset: message.offset,
             delivery: *delivery,
         });

@@ -296,6 +296,19 @@ impl Leases {
         self.cursor = self.cursor.max(self.progress.floor() + 1);
     }
 
+    /// Moves the subscription: whoever held something holds nothing any more.
+    pub(crate) fn seek(&mut self, progress: Progress) {
+        self.cursor = progress.floor() + 1;
+        self.progress = progress;
+        self.leased.clear();
+        self.waiting.clear();
+        self.due.clear();
+        self.next_deadline = None;
+        for holder in self.consumers.values_mut() {
+            (holder.messages, holder.bytes) = (0, 0);
+        }
+    }
+
     /// Gives a delivery back, to be handed out again from `due` on.
     pub(crate) fn nack(&mut self, offset: Offset, delivery: u64, due: Instant) {
         if self.leased.contains_key(&offset) {

@@ -188,6 +188,8 @@ pub(crate) enum RecordKind {
     PutSubscription = 5,
     /// A subscription deleted.
     DeleteSubscription = 6,
+    /// A subscription moved.
+    Seek = 7,
 }
 
 /// One record of a transaction, its body not yet read.
@@ -314,6 +316,37 @@ pub(crate) fn read_settle(body: &[u8]) -> Option<(u64, Vec<(Offset, Offset)>)> {
     sound.then(|| (u64_at(subscription, 0), ranges))
 }
 
+/// The body of a Seek record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seek {
+    /// The subscription's number.
+    pub(crate) subscription: u64,
+    /// How often it has been moved, this time included.
+    pub(crate) epoch: u32,
+    /// Everything at or below it counts as settled, and nothing above.
+    pub(crate) floor: Offset,
+}
+
+const SEEK_BYTES: usize = 20;
+
+impl Seek {
+    /// Reads the body of a Seek record.
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        (body.len() == SEEK_BYTES).then(|| Self {
+            subscription: u64_at(body, 0),
+            epoch: u32_at(body, 8),
+            floor: u64_at(body, 12),
+        })
+    }
+
+    /// Appends the body of a Seek record.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.subscription);
+        out.put_u32_le(self.epoch);
+        out.put_u64_le(self.floor);
+    }
+}
+
 /// The little-endian number at `at`, which the caller knows to be within bounds.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
@@ -349,25 +382,31 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_transaction() {
+        const SEEK: Seek = Seek { subscription: 6, epoch: 2, floor: 3 };
         let mut out = BytesMut::new();
         let messages = [Bytes::from_static(b"ab"), Bytes::new()];
         let written = write_frame(&mut out, LOG, (FrameKind::Transaction, 9, 8, Timestamp(5)), |payload| {
             write_record(payload, RecordKind::Publish, |body| Publish::write(body, 3, 4, messages.iter()));
             write_record(payload, RecordKind::Settle, |body| write_settle(body, 6, &[(1, 2), (4, 4)]));
+            write_record(payload, RecordKind::Seek, |body| SEEK.write(body));
         });
         assert_eq!(written, out.len());
-        let header = "434c42660101000056000000";
+        let header = "434c42660101000072000000";
         let numbers = "090000000000000008000000000000000500000000000000";
         let publish = "010000001e00000003000000000000000400000000000000020000000200000061620000_0000";
         let settle = "02000000280000000600000000000000\
              01000000000000000200000000000000\
              04000000000000000400000000000000";
-        let padding = "0000";
+        let seek = "0700000014000000060000000000000002000000\
+             0300000000000000";
+        let padding = "000000000000";
         let text = hex(&out);
         assert_eq!(text[..24], *header);
-        assert_eq!(text[32..], format!("{numbers}{publish}{settle}{padding}").replace('_', ""));
+        assert_eq!(text[32..], format!("{numbers}{publish}{settle}{seek}{padding}").replace('_', ""));
         let frame = Frame::read(&out, LOG).unwrap();
         assert_eq!((frame.sequence, frame.synced, frame.time), (9, 8, Timestamp(5)));
+        let payload = out.freeze().slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);
+        assert_eq!(Seek::read(&records(payload).unwrap()[2].body), Some(SEEK));
     }
 
     proptest! {
@@ -377,6 +416,7 @@ mod tests {
             prop_assert_eq!(Frame::read(&bytes, LOG), Err(FrameError::Invalid));
             let bytes = Bytes::from(bytes);
             let _ = read_settle(&bytes);
+            let _ = Seek::read(&bytes);
             let _ = records(bytes.clone());
             if let Some(publish) = Publish::read(bytes) {
                 prop_assert!(publish.envelopes().count() <= publish.count as usize);

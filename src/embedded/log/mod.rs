@@ -52,6 +52,15 @@ pub(crate) enum Operation {
         /// Gets the floor.
         reply: oneshot::Sender<Result<Offset>>,
     },
+    /// Move a subscription; answers with its floor.
+    Seek {
+        /// Where to.
+        seek: format::Seek,
+        /// Where what is durable is kept for others to see.
+        committed: Arc<Committed>,
+        /// Gets the floor.
+        reply: oneshot::Sender<Result<Offset>>,
+    },
     /// Create, change or delete a topic or subscription.
     Change {
         /// What to record; its kind and body.

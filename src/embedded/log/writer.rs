@@ -24,7 +24,7 @@ use super::sidecar::SegmentIndex;
 use super::tail::Tail;
 use super::{Operation, PublishOperation};
 use crate::embedded::checkpoint;
-use crate::embedded::progress::Committed;
+use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::state::{Record, State};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::Error;
@@ -83,7 +83,7 @@ enum Pending {
         operation: PublishOperation,
         run: Run,
     },
-    Settle {
+    Progress {
         floor: Offset,
         settled: u64,
         committed: Arc<Committed>,
@@ -180,11 +180,17 @@ impl Writer {
                         format::write_settle(body, subscription, &ranges);
                     });
                 })?;
-                // Only now: had the segment rolled, its checkpoint must not know of this yet. A
-                // subscription that was deleted in the meantime has no floor for anybody to ask for.
+                // Only now: had the segment rolled, its checkpoint must not know of this yet.
                 let progress = self.parts.state.settle(subscription, &ranges);
-                let (floor, settled) = progress.map_or((0, 0), |now| (now.floor(), now.settled()));
-                batch.pending.push(Pending::Settle { floor, settled, committed, reply });
+                batch.pending.push(Pending::progress(progress, committed, reply));
+                Ok(())
+            }
+            Operation::Seek { seek, committed, reply } => {
+                self.frame(batch, 32, |payload| {
+                    format::write_record(payload, RecordKind::Seek, |body| seek.write(body));
+                })?;
+                let progress = self.parts.state.seek(seek);
+                batch.pending.push(Pending::progress(progress, committed, reply));
                 Ok(())
             }
             Operation::Change { record, reply } => {
@@ -354,6 +360,17 @@ fn in_segment(position: u64) -> u32 {
 }
 
 impl Pending {
+    /// Something about a subscription that has settled so much now. One that was deleted in the
+    /// meantime has no floor for anybody to ask for.
+    fn progress(
+        progress: Option<&Progress>,
+        committed: Arc<Committed>,
+        reply: oneshot::Sender<Result<Offset, Error>>,
+    ) -> Self {
+        let (floor, settled) = progress.map_or((0, 0), |now| (now.floor(), now.settled()));
+        Self::Progress { floor, settled, committed, reply }
+    }
+
     /// The batch was written but not synced: enough for some.
     fn answer_buffered(&mut self) {
         if let Self::Publish { operation, run } = self
@@ -372,8 +389,8 @@ impl Pending {
                 let receipt = Receipt { first: run.first, last: run.last, durability: Durability::Fsynced };
                 operation.answer(Ok(receipt));
             }
-            Self::Settle { floor, settled, committed, reply } => {
-                committed.advance(floor, settled);
+            Self::Progress { floor, settled, committed, reply } => {
+                committed.set(floor, settled);
                 let _ = reply.send(Ok(floor));
             }
             Self::Change { reply } => drop(reply.send(Ok(()))),
@@ -420,7 +437,9 @@ fn encode_change(record: &Record) -> (RecordKind, Bytes) {
         Record::DeleteTopic(topic) => (RecordKind::DeleteTopic, id(topic)),
         Record::PutSubscription(record) => (RecordKind::PutSubscription, record.encode_to_vec().into()),
         Record::DeleteSubscription(subscription) => (RecordKind::DeleteSubscription, id(subscription)),
-        Record::Publish(_) | Record::Settle(..) => unreachable!("these have operations of their own"),
+        Record::Publish(_) | Record::Settle(..) | Record::Seek(_) => {
+            unreachable!("these have operations of their own")
+        }
     }
 }
 

@@ -44,6 +44,8 @@ enum Step {
     /// Time passes, in milliseconds.
     Wait(u64),
     Limit(usize),
+    /// The subscription is moved to a message.
+    Seek(Index),
     /// The process dies; what was acknowledged is on disk.
     Crash,
 }
@@ -62,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (index(), 0u64..15_000).prop_map(|(delivery, by)| Step::Extend { delivery, by }),
         4 => (0u64..12_000).prop_map(Step::Wait),
         1 => (1usize..8).prop_map(Step::Limit),
+        1 => index().prop_map(Step::Seek),
         1 => Just(Step::Crash),
     ]
 }
@@ -93,8 +96,9 @@ struct Pair {
     now: Instant,
     messages: BTreeMap<Offset, Message>,
     consumers: BTreeMap<ConsumerId, Credit>,
-    /// Every delivery ever made, of earlier lives too.
+    /// Every delivery made since the last seek, of earlier lives too.
     deliveries: Vec<(Offset, u64)>,
+    last_delivery: u64,
     lives: u64,
 }
 
@@ -108,6 +112,7 @@ impl Pair {
             messages: BTreeMap::new(),
             consumers: BTreeMap::new(),
             deliveries: Vec::new(),
+            last_delivery: 0,
             lives: 1,
         }
     }
@@ -150,6 +155,7 @@ impl Pair {
                 self.rules.max_in_flight = max_in_flight;
                 self.leases.set_rules(self.rules);
             }
+            Step::Seek(to) => self.seek(to),
             Step::Crash => self.crash(),
         }
     }
@@ -238,8 +244,8 @@ impl Pair {
             other => panic!("{offset} was handed out while it was {other:?}"),
         };
         assert_eq!(handed.attempt, attempt);
-        let known = self.deliveries.iter().any(|&(_, delivery)| delivery == handed.delivery);
-        assert!(!known, "delivery {} came twice", handed.delivery);
+        assert!(handed.delivery > self.last_delivery, "delivery {} came twice", handed.delivery);
+        self.last_delivery = handed.delivery;
         self.deliveries.push((offset, handed.delivery));
         let deadline = self.now + self.rules.ack_deadline;
         let lease = Message::Leased { delivery: handed.delivery, attempt, consumer, deadline, bytes: size };
@@ -333,6 +339,16 @@ impl Pair {
         }
     }
 
+    fn seek(&mut self, to: Index) {
+        let floor = to.index(self.messages.len() + 1) as u64;
+        self.leases.seek(Progress::new(floor));
+        for (&offset, message) in &mut self.messages {
+            *message = if offset <= floor { Message::Settled } else { Message::New };
+        }
+        // Whoever settles one of them is told before the leases are asked.
+        self.deliveries.clear();
+    }
+
     fn crash(&mut self) {
         let mut progress = Progress::default();
         for (&offset, message) in &mut self.messages {
@@ -399,7 +415,8 @@ impl Pair {
 fn run(mode: Mode, steps: Vec<Step>) {
     let mut pair = Pair::new(mode);
     for step in steps {
-        let floor = pair.leases.progress().floor();
+        let moved = matches!(step, Step::Seek(_));
+        let floor = if moved { 0 } else { pair.leases.progress().floor() };
         pair.step(&step);
         pair.check_all(floor);
     }

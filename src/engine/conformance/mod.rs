@@ -17,10 +17,12 @@ pub(crate) mod credit;
 pub(crate) mod ephemeral;
 pub(crate) mod exclusive;
 mod fixture;
+pub(crate) mod pausing;
 pub(crate) mod persistence;
 pub(crate) mod publishing;
 pub(crate) mod reading;
 pub(crate) mod redelivery;
+pub(crate) mod seeking;
 pub(crate) mod settling;
 pub(crate) mod sharing;
 pub(crate) mod subscriptions;
@@ -112,6 +114,15 @@ macro_rules! conformance_suite {
                 a_message_without_room_does_not_go_to_a_standby, redelivery_holds_up_what_follows,
                 a_delay_holds_up_what_follows, a_held_subscription_cannot_be_pulled,
             }
+            seeking {
+                back_delivers_again, forward_skips, by_time_and_to_the_ends, past_the_end_is_refused,
+                what_was_delivered_before_has_no_effect, what_was_held_is_free_again,
+                a_waiting_consumer_gets_what_is_there_now,
+            }
+            pausing {
+                nothing_is_delivered_until_resumed, ends_consumers_and_waiting_pulls, acks_still_count,
+                a_paused_subscription_can_be_created,
+            }
             ephemeral {
                 starts_where_asked, waits_at_an_offset_past_the_end, leases_nothing,
                 readers_do_not_share, responses_are_bounded_by_credit, none_stops_and_more_resumes,
@@ -124,6 +135,7 @@ macro_rules! conformance_suite {
                 topics_and_messages_stay, subscriptions_and_progress_stay, deleted_things_stay_deleted,
                 unsettled_messages_return_and_settled_ones_do_not,
                 an_ack_from_before_counts, an_id_from_before_expires_when_handed_out_again,
+                a_seek_and_a_pause_stay,
             }
         }
     };

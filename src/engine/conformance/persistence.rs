@@ -4,6 +4,7 @@ use super::Harness;
 use super::fixture::{
     ACK, EVERYTHING, FREELY, Fixture, attempts, envelope, name, next_n, offsets, subscription, topic,
 };
+use super::pausing::set_paused;
 use crate::engine::{Error, Failure, Intent, SubscriptionChange, TopicChange};
 use crate::model::{Mode, Start, SubscriptionSettings};
 
@@ -136,4 +137,23 @@ pub(crate) async fn an_id_from_before_expires_when_handed_out_again(mut harness:
     assert_eq!(attempts(&again).len(), 1);
     assert_eq!(engine.failure(&before[0], ACK).await, Failure::Expired);
     assert_eq!(engine.ack(&again).await, 1);
+}
+
+pub(crate) async fn a_seek_and_a_pause_stay(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(5).await;
+    let before = engine.pull_n(5).await;
+    engine.ack(&before[..4]).await;
+    engine.seek(&subscription(), Start::Offset(2)).await.unwrap();
+    set_paused(&engine, true).await;
+    let engine = reopened(&mut harness, engine).await;
+    assert!(engine.subscription(&subscription()).await.unwrap().settings.paused);
+    let stats = engine.progress().await;
+    assert_eq!((stats.committed_offset, stats.backlog_messages), (1, 4));
+    set_paused(&engine, false).await;
+    assert_eq!(engine.failure(&before[4], ACK).await, Failure::Expired, "it is of before the seek");
+    assert_eq!(offsets(&engine.pull_n(4).await), [2, 3, 4, 5]);
 }

@@ -21,6 +21,7 @@ fn unusual() -> SubscriptionSettings {
         start: Start::Latest,
         ack_deadline: Duration::from_millis(1_500),
         max_in_flight: 7,
+        paused: true,
         labels: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
     }
 }

@@ -5,8 +5,8 @@ use siphasher::sip::SipHasher24;
 
 use crate::model::Offset;
 
-/// Three numbers and the tag over them.
-const BODY_BYTES: usize = 8 + 8 + 4;
+/// Four numbers and the tag over them.
+const BODY_BYTES: usize = 8 + 8 + 4 + 4;
 const ID_BYTES: usize = BODY_BYTES + 8;
 
 /// One handing-out of one message.
@@ -14,6 +14,8 @@ const ID_BYTES: usize = BODY_BYTES + 8;
 pub(super) struct DeliveryRef {
     /// The subscription's number, which no later one of the same name shares.
     pub(super) subscription: u64,
+    /// How often the subscription had been moved by a seek.
+    pub(super) epoch: u32,
     pub(super) offset: Offset,
     pub(super) attempt: u32,
 }
@@ -32,6 +34,7 @@ impl AckIds {
     pub(super) fn seal(&self, delivery: DeliveryRef) -> Bytes {
         let mut id = BytesMut::with_capacity(ID_BYTES);
         id.put_u64(delivery.subscription);
+        id.put_u32(delivery.epoch);
         id.put_u64(delivery.offset);
         id.put_u32(delivery.attempt);
         id.put_u64(self.0.hash(&id));
@@ -45,9 +48,11 @@ impl AckIds {
             return None;
         }
         let (subscription, rest) = body.split_first_chunk()?;
+        let (epoch, rest) = rest.split_first_chunk()?;
         let (offset, attempt) = rest.split_first_chunk()?;
         Some(DeliveryRef {
             subscription: u64::from_be_bytes(*subscription),
+            epoch: u32::from_be_bytes(*epoch),
             offset: u64::from_be_bytes(*offset),
             attempt: u32::from_be_bytes(attempt.try_into().ok()?),
         })

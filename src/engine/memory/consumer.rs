@@ -84,6 +84,7 @@ impl Consumer for Durable {
         let _waiting = Waiting::begin(consumer);
         let deliveries = consumer.seat.shared.wait_for(|state, now| {
             let (queue, log, ids) = state.queue_numbered(&consumer.subscription, consumer.number)?;
+            queue.check_running()?;
             Ok(Step::of(queue.hand_to(consumer.seat.number, log, ids, now), || queue.next_due(now)))
         });
         deliveries.await

@@ -27,8 +27,8 @@ use super::{
     Settlement, SubscriptionChange, Target, TopicChange,
 };
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Receipt, Start, StoredMessage, Subscription, SubscriptionSettings,
-    SubscriptionStats, Topic, TopicSettings,
+    Delivery, Durability, Envelope, Name, Offset, Receipt, Start, StoredMessage, Subscription,
+    SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
 /// Keeps everything in memory, and forgets it when dropped. Its receipts say
@@ -192,6 +192,10 @@ impl Engine for MemoryEngine {
 
     async fn delete_subscription(&self, name: &Name, expected: Option<u64>) -> Result<()> {
         self.0.change(|state| state.delete_subscription(name, expected))
+    }
+
+    async fn seek(&self, subscription: &Name, start: Start) -> Result<Offset> {
+        self.0.change(|state| state.seek(subscription, start))
     }
 
     async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats> {

@@ -20,6 +20,8 @@ pub(super) struct Queue {
     /// No later subscription of the same name shares it.
     pub(super) number: u64,
     pub(super) subscription: Subscription,
+    /// How often it was moved by a seek.
+    epoch: u32,
     /// Everything at or below is settled.
     floor: Offset,
     /// What is settled above the floor.
@@ -75,6 +77,7 @@ impl Queue {
         Self {
             number,
             subscription,
+            epoch: 0,
             floor: next - 1,
             settled: BTreeSet::new(),
             next,
@@ -96,11 +99,26 @@ impl Queue {
         }
     }
 
+    /// Settles everything before `next`, and nothing from there on.
+    pub(super) fn seek(&mut self, next: Offset) -> Offset {
+        self.epoch += 1;
+        (self.floor, self.next) = (next - 1, next);
+        self.settled.clear();
+        self.handed.clear();
+        self.floor
+    }
+
+    pub(super) fn check_running(&self) -> Result<()> {
+        let Subscription { name, settings, .. } = &self.subscription;
+        if settings.paused { Err(Error::Paused(name.clone())) } else { Ok(()) }
+    }
+
     pub(super) fn join(&mut self, consumer: u64, credit: Credit) -> Result<()> {
         if self.consumers.len() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
             let limit = MAX_CONSUMERS_PER_SUBSCRIPTION;
             return Err(Error::TooMany { what: "consumers of this subscription", limit });
         }
+        self.check_running()?;
         self.consumers.insert(consumer, Member { credit, waiting: false });
         Ok(())
     }
@@ -150,6 +168,7 @@ impl Queue {
         ids: &AckIds,
         now: Instant,
     ) -> Result<Vec<Delivery>> {
+        self.check_running()?;
         if self.exclusive() && !self.consumers.is_empty() {
             return Err(Error::Held(self.subscription.name.clone()));
         }
@@ -175,7 +194,8 @@ impl Queue {
                 break;
             }
             let attempt = self.lease(offset, holder, bytes, now);
-            let ack_id = ids.seal(DeliveryRef { subscription: self.number, offset, attempt });
+            let (subscription, epoch) = (self.number, self.epoch);
+            let ack_id = ids.seal(DeliveryRef { subscription, epoch, offset, attempt });
             deliveries.push(Delivery { ack_id, attempt, message });
         }
         deliveries
@@ -253,9 +273,12 @@ impl Queue {
 
     /// The message that an id stands for, if the id still counts.
     fn find(&self, id: &[u8], keys: &AckIds) -> std::result::Result<Offset, Failure> {
-        let DeliveryRef { subscription, offset, attempt } = keys.open(id).ok_or(Failure::Unknown)?;
+        let DeliveryRef { subscription, epoch, offset, attempt } = keys.open(id).ok_or(Failure::Unknown)?;
         if subscription != self.number {
             return Err(Failure::WrongSubscription);
+        }
+        if epoch != self.epoch {
+            return Err(Failure::Expired);
         }
         match self.handed.get(&offset) {
             None => Err(Failure::AlreadySettled),

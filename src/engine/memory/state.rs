@@ -12,7 +12,8 @@ use super::queue::Queue;
 use crate::engine::{Error, Intent, Page, Result, Settled, Settlement, SubscriptionChange, TopicChange};
 use crate::model::limits::{MAX_CONSUMERS, MAX_SUBSCRIPTIONS, MAX_TOPICS};
 use crate::model::{
-    Name, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp, Topic, TopicSettings,
+    Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp, Topic,
+    TopicSettings,
 };
 
 /// The state behind the engine's lock.
@@ -160,6 +161,7 @@ impl State {
         let settings = &mut changed.settings;
         settings.ack_deadline = change.ack_deadline.unwrap_or(settings.ack_deadline);
         settings.max_in_flight = change.max_in_flight.unwrap_or(settings.max_in_flight);
+        settings.paused = change.paused.unwrap_or(settings.paused);
         if let Some(labels) = change.labels {
             settings.labels = labels;
         }
@@ -175,6 +177,15 @@ impl State {
         check_revision(name, self.queue(name)?.subscription.revision, expected)?;
         self.subscriptions.remove(name);
         Ok(())
+    }
+
+    pub(super) fn seek(&mut self, name: &Name, start: Start) -> Result<Offset> {
+        let log = self.log(&self.queue(name)?.subscription.settings.topic)?;
+        let (next, last) = (log.resolve(start), log.last());
+        if next > last + 1 {
+            return Err(Error::BeyondEnd { topic: log.name.clone(), offset: next, last });
+        }
+        Ok(self.queue_mut(name)?.seek(next))
     }
 
     pub(super) fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
