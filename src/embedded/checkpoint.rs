@@ -5,6 +5,7 @@ use std::io;
 
 use prost::Message as _;
 
+use super::attempts::Attempts;
 use super::log::format::u32_at;
 use super::log::fs::{Fs, read, write_atomically};
 use super::progress::Progress;
@@ -56,6 +57,11 @@ struct StoredSubscription {
     above: Vec<u64>,
     #[prost(uint32, tag = "4")]
     epoch: u32,
+    #[prost(uint64, tag = "5")]
+    handed: u64,
+    /// Offsets of messages handed out more than once, and how often, in turns.
+    #[prost(uint64, repeated, tag = "6")]
+    again: Vec<u64>,
 }
 
 /// Encodes a checkpoint of `state` before the frame `sequence`.
@@ -71,6 +77,8 @@ pub(crate) fn encode(state: &State, sequence: u64) -> Vec<u8> {
         floor: subscription.progress.floor(),
         above: subscription.progress.above().flat_map(|(first, last)| [first, last]).collect(),
         epoch: subscription.epoch,
+        handed: subscription.attempts.handed(),
+        again: subscription.attempts.again().flat_map(|(offset, count)| [offset, count.into()]).collect(),
     });
     let stored = Stored {
         sequence,
@@ -107,8 +115,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(State, u64)> {
         for range in subscription.above.chunks_exact(2) {
             progress.settle(range[0], range[1]);
         }
+        let mut attempts = Attempts::new(subscription.handed);
+        for pair in subscription.again.chunks_exact(2) {
+            attempts.note(pair[0], u32::try_from(pair[1]).unwrap_or(u32::MAX));
+        }
         let StoredSubscription { record, epoch, .. } = subscription;
-        (record.id, SubscriptionState { record, progress, epoch })
+        (record.id, SubscriptionState { record, progress, epoch, attempts })
     });
     let state =
         State { topics: topics.collect(), subscriptions: subscriptions.collect(), last_id: stored.last_id };

@@ -4,6 +4,7 @@
 //! write path and the read path; [`delivery`] decides who gets what; [`state`] is what the log says,
 //! kept by the writer, stored by [`checkpoint`], rebuilt by recovery.
 
+mod attempts;
 mod checkpoint;
 mod delivery;
 mod identity;

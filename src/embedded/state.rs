@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 
-use super::log::format::{Publish, RawRecord, RecordKind, Seek, read_settle};
+use super::attempts::Attempts;
+use super::log::format::{Publish, RawRecord, RecordKind, Seek, read_hand, read_settle};
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
 use crate::model::{Offset, Timestamp};
@@ -43,6 +44,17 @@ pub(crate) struct SubscriptionState {
     pub(crate) progress: Progress,
     /// How often it was moved by a seek.
     pub(crate) epoch: u32,
+    /// How often messages were handed out that are not settled.
+    pub(crate) attempts: Attempts,
+}
+
+impl SubscriptionState {
+    /// A new subscription.
+    pub(crate) fn new(record: SubscriptionRecord) -> Self {
+        let progress = Progress::new(record.start_floor);
+        let attempts = Attempts::new(record.start_floor);
+        Self { record, progress, epoch: 0, attempts }
+    }
 }
 
 /// A record, read.
@@ -54,6 +66,7 @@ pub(crate) enum Record {
     PutSubscription(SubscriptionRecord),
     DeleteSubscription(u64),
     Seek(Seek),
+    Hand(u64, Attempts),
 }
 
 /// A record of a sound frame that this program cannot read: written by a newer version.
@@ -69,6 +82,7 @@ impl Record {
         const PUT_SUBSCRIPTION: u8 = RecordKind::PutSubscription as u8;
         const DELETE_SUBSCRIPTION: u8 = RecordKind::DeleteSubscription as u8;
         const SEEK: u8 = RecordKind::Seek as u8;
+        const HAND: u8 = RecordKind::Hand as u8;
         let body = &raw.body;
         let read = match raw.kind {
             PUBLISH => Publish::read(body.clone()).map(Self::Publish),
@@ -78,6 +92,7 @@ impl Record {
             PUT_SUBSCRIPTION => SubscriptionRecord::decode(&**body).ok().map(Self::PutSubscription),
             DELETE_SUBSCRIPTION => read_id(body).map(Self::DeleteSubscription),
             SEEK => Seek::read(body).map(Self::Seek),
+            HAND => read_hand(body).map(|(id, attempts)| Self::Hand(id, attempts)),
             _ => None,
         };
         read.ok_or(UnknownRecord(raw.kind))
@@ -111,6 +126,7 @@ impl State {
             Record::Seek(seek) => {
                 self.seek(*seek);
             }
+            Record::Hand(id, attempts) => self.hand(*id, attempts),
         }
     }
 
@@ -128,6 +144,7 @@ impl State {
         let subscription = self.subscriptions.get_mut(&id)?;
         for &(first, last) in ranges {
             subscription.progress.settle(first, last);
+            subscription.attempts.forget(first, last);
             // A settled message existed, even if damage took the record of it: its offset must not
             // be given out again.
             if let Some(topic) = self.topics.get_mut(&subscription.record.topic) {
@@ -142,7 +159,15 @@ impl State {
         let subscription = self.subscriptions.get_mut(&seek.subscription)?;
         subscription.progress = Progress::new(seek.floor);
         subscription.epoch = seek.epoch;
+        subscription.attempts = Attempts::new(seek.floor);
         Some(&subscription.progress)
+    }
+
+    /// Messages were handed out.
+    pub(crate) fn hand(&mut self, id: u64, attempts: &Attempts) {
+        if let Some(subscription) = self.subscriptions.get_mut(&id) {
+            subscription.attempts.merge(attempts);
+        }
     }
 
     fn put_topic(&mut self, record: TopicRecord) {
@@ -154,8 +179,7 @@ impl State {
 
     fn put_subscription(&mut self, record: SubscriptionRecord) {
         self.last_id = self.last_id.max(record.id);
-        let progress = Progress::new(record.start_floor);
-        let new = || SubscriptionState { progress, ..SubscriptionState::default() };
+        let new = || SubscriptionState::new(record.clone());
         let subscription = self.subscriptions.entry(record.id).or_insert_with(new);
         subscription.record = record;
     }

@@ -12,7 +12,7 @@ use super::delivery::consumer::{DurableConsumer, reason};
 use super::delivery::dispatch::{self, Event, Pull, SettleReply, Subject};
 use super::delivery::leases::{Leases, Rules};
 use super::log::Log;
-use super::progress::{Committed, Progress};
+use super::progress::Committed;
 use super::records::SubscriptionRecord;
 use super::state::{Record, SubscriptionState};
 use super::topic::TopicHandle;
@@ -50,7 +50,7 @@ impl SubscriptionHandle {
         log: Log,
         signer: Signer,
     ) -> Self {
-        let SubscriptionState { record, progress, epoch } = state;
+        let SubscriptionState { record, progress, epoch, attempts } = state;
         let committed = Arc::new(Committed::new(&progress));
         let end = watch::Sender::new(None);
         let subject = Subject {
@@ -62,10 +62,11 @@ impl SubscriptionHandle {
             log,
             signer,
             committed: Arc::clone(&committed),
+            unwritten: Arc::default(),
             end: end.subscribe(),
         };
         // Numbers from a random place on never meet those of an earlier life of the process.
-        let leases = Leases::new(rules(&record), progress, rand::random());
+        let leases = Leases::new(rules(&record), progress, attempts, rand::random());
         let events = dispatch::start(subject, leases);
         Self { name, topic, record: RwLock::new(record), committed, events, end }
     }
@@ -132,8 +133,7 @@ impl Shared {
         }
         *last_id += 1;
         self.record(Record::PutSubscription(record.clone())).await?;
-        let progress = Progress::new(record.start_floor);
-        let state = SubscriptionState { record, progress, epoch: 0 };
+        let state = SubscriptionState::new(record);
         let handle = SubscriptionHandle::start(name.clone(), topic, state, self.log.clone(), self.signer);
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));

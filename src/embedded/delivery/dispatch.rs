@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ack_id::{AckId, Signer};
 use super::leases::{ConsumerId, Leases, Next, Rules};
+use crate::embedded::attempts::{Attempts, Unwritten};
 use crate::embedded::log::format::Seek;
 use crate::embedded::log::{Log, Operation, Place};
 use crate::embedded::progress::{Committed, Progress};
@@ -109,6 +110,8 @@ pub(crate) struct Subject {
     pub(crate) signer: Signer,
     /// What is settled on disk.
     pub(crate) committed: Arc<Committed>,
+    /// What is handed out and not written down yet.
+    pub(crate) unwritten: Arc<Unwritten>,
     /// Becomes the reason when the subscription ends.
     pub(crate) end: watch::Receiver<Option<Error>>,
 }
@@ -285,6 +288,8 @@ impl Dispatcher {
         let floor = next - 1;
         self.subject.epoch = self.subject.epoch.wrapping_add(1);
         self.leases.seek(Progress::new(floor));
+        // What was handed out before must not be written down as of after.
+        self.subject.unwritten = Arc::default();
         self.ready.clear();
         self.again.clear();
         (self.fetch, self.behind) = (None, false);
@@ -464,7 +469,23 @@ impl Dispatcher {
             let handed = self.leases.hand_out(consumer, message.offset, size, now);
             batch.push((message, handed.delivery, handed.attempt));
         }
+        self.write_down(&batch);
         self.sign(batch)
+    }
+
+    /// Has the log remember what is handed out, so that attempts are counted across restarts.
+    fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut attempts = Attempts::new(self.leases.cursor() - 1);
+        for (message, _, attempt) in batch.iter().filter(|(_, _, attempt)| *attempt > 1) {
+            attempts.note(message.offset, *attempt);
+        }
+        if self.subject.unwritten.add(attempts) {
+            let (subscription, unwritten) = (self.subject.id, Arc::clone(&self.subject.unwritten));
+            self.subject.log.submit(Operation::Hand { subscription, unwritten });
+        }
     }
 
     /// How many others wait and may have messages.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
 use crate::engine::{Credit, Failure};
 use crate::model::limits::MAX_BATCH_MESSAGES;
@@ -29,6 +30,8 @@ pub(crate) struct Rules {
 pub(crate) struct Leases {
     rules: Rules,
     progress: Progress,
+    /// What earlier lives of the process handed out.
+    before: Attempts,
     /// The next message that was never handed out. Everything from the floor to here is settled,
     /// leased or waiting.
     cursor: Offset,
@@ -92,11 +95,12 @@ pub(crate) struct Handed {
 impl Leases {
     /// A subscription with this progress and nobody connected. Deliveries are numbered from
     /// `first_delivery` on; numbers of an earlier life of the process must not come again.
-    pub(crate) fn new(rules: Rules, progress: Progress, first_delivery: u64) -> Self {
+    pub(crate) fn new(rules: Rules, progress: Progress, before: Attempts, first_delivery: u64) -> Self {
         Self {
             rules,
             cursor: progress.floor() + 1,
             progress,
+            before,
             leased: BTreeMap::new(),
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -252,7 +256,7 @@ impl Leases {
             // Only a new message moves the cursor: one that waits may be beyond it, nacked under an id
             // of an earlier life of the process.
             self.cursor = offset + 1;
-            1
+            self.before.of(offset) + 1
         };
         self.redelivered += u64::from(attempt > 1);
         self.last_delivery = self.last_delivery.wrapping_add(1);
@@ -293,12 +297,14 @@ impl Leases {
             }
         }
         self.progress.settle(first, last);
+        self.before.forget(first, last);
         self.cursor = self.cursor.max(self.progress.floor() + 1);
     }
 
     /// Moves the subscription: whoever held something holds nothing any more.
     pub(crate) fn seek(&mut self, progress: Progress) {
         self.cursor = progress.floor() + 1;
+        self.before = Attempts::new(progress.floor());
         self.progress = progress;
         self.leased.clear();
         self.waiting.clear();
@@ -314,7 +320,7 @@ impl Leases {
         if self.leased.contains_key(&offset) {
             self.take_back(offset, due);
         } else {
-            let attempt = self.unwait(offset).map_or(0, |waiting| waiting.attempt);
+            let attempt = self.unwait(offset).map_or(self.before.of(offset), |waiting| waiting.attempt);
             self.wait(offset, Waiting { delivery, attempt, due });
         }
     }
@@ -325,7 +331,7 @@ impl Leases {
         if let Some(lease) = self.leased.get_mut(&offset) {
             lease.deadline = deadline;
         } else {
-            let attempt = self.unwait(offset).map_or(0, |waiting| waiting.attempt);
+            let attempt = self.unwait(offset).map_or(self.before.of(offset), |waiting| waiting.attempt);
             let lease = Lease { delivery, attempt, consumer: None, deadline, bytes: 0 };
             self.leased.insert(offset, lease);
         }

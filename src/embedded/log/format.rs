@@ -4,6 +4,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::embedded::attempts::Attempts;
 use crate::model::{Offset, Timestamp};
 
 /// The version of everything this module reads and writes.
@@ -190,6 +191,8 @@ pub(crate) enum RecordKind {
     DeleteSubscription = 6,
     /// A subscription moved.
     Seek = 7,
+    /// Messages handed out.
+    Hand = 8,
 }
 
 /// One record of a transaction, its body not yet read.
@@ -316,6 +319,33 @@ pub(crate) fn read_settle(body: &[u8]) -> Option<(u64, Vec<(Offset, Offset)>)> {
     sound.then(|| (u64_at(subscription, 0), ranges))
 }
 
+/// Appends the body of a Hand record.
+pub(crate) fn write_hand(out: &mut BytesMut, subscription: u64, attempts: &Attempts) {
+    out.put_u64_le(subscription);
+    out.put_u64_le(attempts.handed());
+    for (offset, attempts) in attempts.again() {
+        out.put_u64_le(offset);
+        out.put_u32_le(attempts);
+    }
+}
+
+/// How many bytes [`write_hand`] appends.
+pub(crate) fn hand_size(attempts: &Attempts) -> usize {
+    16 + 12 * attempts.again().len()
+}
+
+/// Reads the body of a Hand record.
+pub(crate) fn read_hand(body: &[u8]) -> Option<(u64, Attempts)> {
+    let (header, again) = body.split_at_checked(16)?;
+    let pairs = again.chunks_exact(12);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    let mut attempts = Attempts::new(u64_at(header, 8));
+    pairs.for_each(|pair| attempts.note(u64_at(pair, 0), u32_at(pair, 8)));
+    Some((u64_at(header, 0), attempts))
+}
+
 /// The body of a Seek record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seek {
@@ -383,15 +413,18 @@ mod tests {
     #[test]
     fn the_bytes_of_a_transaction() {
         const SEEK: Seek = Seek { subscription: 6, epoch: 2, floor: 3 };
+        let mut attempts = Attempts::new(5);
+        attempts.note(4, 3);
         let mut out = BytesMut::new();
         let messages = [Bytes::from_static(b"ab"), Bytes::new()];
         let written = write_frame(&mut out, LOG, (FrameKind::Transaction, 9, 8, Timestamp(5)), |payload| {
             write_record(payload, RecordKind::Publish, |body| Publish::write(body, 3, 4, messages.iter()));
             write_record(payload, RecordKind::Settle, |body| write_settle(body, 6, &[(1, 2), (4, 4)]));
             write_record(payload, RecordKind::Seek, |body| SEEK.write(body));
+            write_record(payload, RecordKind::Hand, |body| write_hand(body, 6, &attempts));
         });
         assert_eq!(written, out.len());
-        let header = "434c42660101000072000000";
+        let header = "434c42660101000096000000";
         let numbers = "090000000000000008000000000000000500000000000000";
         let publish = "010000001e00000003000000000000000400000000000000020000000200000061620000_0000";
         let settle = "02000000280000000600000000000000\
@@ -399,14 +432,18 @@ mod tests {
              04000000000000000400000000000000";
         let seek = "0700000014000000060000000000000002000000\
              0300000000000000";
-        let padding = "000000000000";
+        let hand = "080000001c00000006000000000000000500000000000000\
+             040000000000000003000000";
+        let padding = "0000";
         let text = hex(&out);
         assert_eq!(text[..24], *header);
-        assert_eq!(text[32..], format!("{numbers}{publish}{settle}{seek}{padding}").replace('_', ""));
+        assert_eq!(text[32..], format!("{numbers}{publish}{settle}{seek}{hand}{padding}").replace('_', ""));
         let frame = Frame::read(&out, LOG).unwrap();
         assert_eq!((frame.sequence, frame.synced, frame.time), (9, 8, Timestamp(5)));
         let payload = out.freeze().slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);
-        assert_eq!(Seek::read(&records(payload).unwrap()[2].body), Some(SEEK));
+        let records = records(payload).unwrap();
+        assert_eq!(Seek::read(&records[2].body), Some(SEEK));
+        assert_eq!(read_hand(&records[3].body), Some((6, attempts)));
     }
 
     proptest! {
@@ -417,6 +454,7 @@ mod tests {
             let bytes = Bytes::from(bytes);
             let _ = read_settle(&bytes);
             let _ = Seek::read(&bytes);
+            let _ = read_hand(&bytes);
             let _ = records(bytes.clone());
             if let Some(publish) = Publish::read(bytes) {
                 prop_assert!(publish.envelopes().count() <= publish.count as usize);

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::reader::Reader;
+use super::attempts::Unwritten;
 use super::progress::Committed;
 use super::topic::TopicHandle;
 use crate::engine::{Error, Result};
@@ -51,6 +52,13 @@ pub(crate) enum Operation {
         committed: Arc<Committed>,
         /// Gets the floor.
         reply: oneshot::Sender<Result<Offset>>,
+    },
+    /// Note what was handed out. Nobody waits for it, so it is written but not synced on its own.
+    Hand {
+        /// The subscription's number.
+        subscription: u64,
+        /// What to note.
+        unwritten: Arc<Unwritten>,
     },
     /// Move a subscription; answers with its floor.
     Seek {

@@ -185,6 +185,16 @@ impl Writer {
                 batch.pending.push(Pending::progress(progress, committed, reply));
                 Ok(())
             }
+            Operation::Hand { subscription, unwritten } => {
+                let attempts = unwritten.take();
+                self.frame(batch, 8 + format::hand_size(&attempts), |payload| {
+                    format::write_record(payload, RecordKind::Hand, |body| {
+                        format::write_hand(body, subscription, &attempts);
+                    });
+                })?;
+                self.parts.state.hand(subscription, &attempts);
+                Ok(())
+            }
             Operation::Seek { seek, committed, reply } => {
                 self.frame(batch, 32, |payload| {
                     format::write_record(payload, RecordKind::Seek, |body| seek.write(body));
@@ -253,7 +263,7 @@ impl Writer {
         Ok((in_segment(position), in_segment(length as u64)))
     }
 
-    /// Writes and syncs the batch, and answers everybody in it.
+    /// Writes the batch, syncs it if anybody waits for that, and answers everybody in it.
     fn flush(&mut self, batch: Batch) -> io::Result<()> {
         let Batch { bytes, mut pending } = batch;
         if !bytes.is_empty() {
@@ -262,10 +272,12 @@ impl Writer {
             for publish in &mut pending {
                 publish.answer_buffered();
             }
-            self.fatal(file.sync())?;
+            if !pending.is_empty() {
+                self.fatal(file.sync())?;
+                self.synced = self.parts.end.sequence;
+                self.marked = false;
+            }
             self.parts.end.position += bytes.len() as u64;
-            self.synced = self.parts.end.sequence;
-            self.marked = false;
             self.parts.tail.push(self.parts.end.segment, in_segment(at), bytes.freeze());
         }
         self.answer(pending);
@@ -437,7 +449,7 @@ fn encode_change(record: &Record) -> (RecordKind, Bytes) {
         Record::DeleteTopic(topic) => (RecordKind::DeleteTopic, id(topic)),
         Record::PutSubscription(record) => (RecordKind::PutSubscription, record.encode_to_vec().into()),
         Record::DeleteSubscription(subscription) => (RecordKind::DeleteSubscription, id(subscription)),
-        Record::Publish(_) | Record::Settle(..) | Record::Seek(_) => {
+        Record::Publish(_) | Record::Settle(..) | Record::Seek(_) | Record::Hand(..) => {
             unreachable!("these have operations of their own")
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::super::attempts::Attempts;
 use super::super::delivery::leases::{ConsumerId, Leases, Next, Rules};
 use super::super::progress::Progress;
 use crate::engine::{Credit, Failure};
@@ -76,14 +77,12 @@ enum Message {
     New,
     Leased {
         delivery: u64,
-        attempt: u32,
         consumer: Option<ConsumerId>,
         deadline: Instant,
         bytes: u64,
     },
     Waiting {
         delivery: u64,
-        attempt: u32,
         due: Instant,
     },
     Settled,
@@ -100,13 +99,17 @@ struct Pair {
     deliveries: Vec<(Offset, u64)>,
     last_delivery: u64,
     lives: u64,
+    /// How often each message was handed out, over all lives since the last seek.
+    counts: BTreeMap<Offset, u32>,
+    /// What the log would know of it.
+    attempts: Attempts,
 }
 
 impl Pair {
     fn new(mode: Mode) -> Self {
         let rules = Rules { mode, ack_deadline: DEADLINE, max_in_flight: 5 };
         Self {
-            leases: Leases::new(rules, Progress::default(), 0),
+            leases: Leases::new(rules, Progress::default(), Attempts::default(), 0),
             rules,
             now: Instant::now(),
             messages: BTreeMap::new(),
@@ -114,6 +117,8 @@ impl Pair {
             deliveries: Vec::new(),
             last_delivery: 0,
             lives: 1,
+            counts: BTreeMap::new(),
+            attempts: Attempts::default(),
         }
     }
 
@@ -238,17 +243,20 @@ impl Pair {
         assert_eq!(self.leases.is_new(offset), next == Next::New);
         let handed = self.leases.hand_out(consumer, offset, size, self.now);
         let before = self.messages[&offset];
-        let attempt = match before {
-            Message::New => 1,
-            Message::Waiting { attempt, .. } => attempt + 1,
-            other => panic!("{offset} was handed out while it was {other:?}"),
-        };
+        assert!(matches!(before, Message::New | Message::Waiting { .. }), "{offset} was {before:?}");
+        let attempt = self.counts.get(&offset).copied().unwrap_or(0) + 1;
+        self.counts.insert(offset, attempt);
+        let mut noted = Attempts::new(self.leases.cursor() - 1);
+        if attempt > 1 {
+            noted.note(offset, attempt);
+        }
+        self.attempts.merge(&noted);
         assert_eq!(handed.attempt, attempt);
         assert!(handed.delivery > self.last_delivery, "delivery {} came twice", handed.delivery);
         self.last_delivery = handed.delivery;
         self.deliveries.push((offset, handed.delivery));
         let deadline = self.now + self.rules.ack_deadline;
-        let lease = Message::Leased { delivery: handed.delivery, attempt, consumer, deadline, bytes: size };
+        let lease = Message::Leased { delivery: handed.delivery, consumer, deadline, bytes: size };
         self.messages.insert(offset, lease);
     }
 
@@ -289,8 +297,7 @@ impl Pair {
         let Some((offset, delivery)) = self.current(index) else { return };
         let due = self.now + delay;
         self.leases.nack(offset, delivery, due);
-        let attempt = self.attempt(offset);
-        self.messages.insert(offset, Message::Waiting { delivery, attempt, due });
+        self.messages.insert(offset, Message::Waiting { delivery, due });
     }
 
     fn extend(&mut self, index: Index, by: Duration) {
@@ -301,15 +308,7 @@ impl Pair {
             Message::Leased { consumer, bytes, .. } => (consumer, bytes),
             _ => (None, 0),
         };
-        let attempt = self.attempt(offset);
-        self.messages.insert(offset, Message::Leased { delivery, attempt, consumer, deadline, bytes });
-    }
-
-    fn attempt(&self, offset: Offset) -> u32 {
-        match self.messages[&offset] {
-            Message::Leased { attempt, .. } | Message::Waiting { attempt, .. } => attempt,
-            _ => 0,
-        }
+        self.messages.insert(offset, Message::Leased { delivery, consumer, deadline, bytes });
     }
 
     fn wait(&mut self, time: Duration) {
@@ -331,10 +330,10 @@ impl Pair {
     /// Ends the leases chosen; their messages are due now.
     fn end_leases(&mut self, chosen: impl Fn(Option<ConsumerId>, Offset) -> bool) {
         for (&offset, message) in &mut self.messages {
-            if let Message::Leased { delivery, attempt, consumer, .. } = *message
+            if let Message::Leased { delivery, consumer, .. } = *message
                 && chosen(consumer, offset)
             {
-                *message = Message::Waiting { delivery, attempt, due: self.now };
+                *message = Message::Waiting { delivery, due: self.now };
             }
         }
     }
@@ -347,6 +346,8 @@ impl Pair {
         }
         // Whoever settles one of them is told before the leases are asked.
         self.deliveries.clear();
+        self.counts.clear();
+        self.attempts = Attempts::new(floor);
     }
 
     fn crash(&mut self) {
@@ -358,7 +359,7 @@ impl Pair {
             }
         }
         self.consumers.clear();
-        self.leases = Leases::new(self.rules, progress, self.lives * LIFE);
+        self.leases = Leases::new(self.rules, progress, self.attempts.clone(), self.lives * LIFE);
         self.lives += 1;
     }
 
@@ -441,7 +442,8 @@ proptest! {
 #[test]
 fn a_nack_under_an_id_of_an_earlier_life_leaves_no_message_behind() {
     let rules = Rules { mode: Mode::Shared, ack_deadline: DEADLINE, max_in_flight: 5 };
-    let (mut leases, now) = (Leases::new(rules, Progress::default(), LIFE), Instant::now());
+    let (mut leases, now) =
+        (Leases::new(rules, Progress::default(), Attempts::default(), LIFE), Instant::now());
     leases.nack(2, 7, now);
     assert_eq!(leases.next(now, false), Next::Again(2));
     leases.hand_out(None, 2, 1, now);

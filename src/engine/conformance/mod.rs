@@ -135,7 +135,7 @@ macro_rules! conformance_suite {
                 topics_and_messages_stay, subscriptions_and_progress_stay, deleted_things_stay_deleted,
                 unsettled_messages_return_and_settled_ones_do_not,
                 an_ack_from_before_counts, an_id_from_before_expires_when_handed_out_again,
-                a_seek_and_a_pause_stay,
+                attempts_are_counted_on, a_seek_and_a_pause_stay,
             }
         }
     };

@@ -2,7 +2,7 @@
 
 use super::Harness;
 use super::fixture::{
-    ACK, EVERYTHING, FREELY, Fixture, attempts, envelope, name, next_n, offsets, subscription, topic,
+    ACK, EVERYTHING, FREELY, Fixture, NACK, attempts, envelope, name, next_n, offsets, subscription, topic,
 };
 use super::pausing::set_paused;
 use crate::engine::{Error, Failure, Intent, SubscriptionChange, TopicChange};
@@ -134,7 +134,7 @@ pub(crate) async fn an_id_from_before_expires_when_handed_out_again(mut harness:
     let before = engine.pull_n(1).await;
     let engine = reopened(&mut harness, engine).await;
     let again = engine.pull_n(1).await;
-    assert_eq!(attempts(&again).len(), 1);
+    assert_eq!(attempts(&again), [(1, 2)]);
     assert_eq!(engine.failure(&before[0], ACK).await, Failure::Expired);
     assert_eq!(engine.ack(&again).await, 1);
 }
@@ -156,4 +156,22 @@ pub(crate) async fn a_seek_and_a_pause_stay(mut harness: impl Harness) {
     set_paused(&engine, false).await;
     assert_eq!(engine.failure(&before[4], ACK).await, Failure::Expired, "it is of before the seek");
     assert_eq!(offsets(&engine.pull_n(4).await), [2, 3, 4, 5]);
+}
+
+pub(crate) async fn attempts_are_counted_on(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let mut engine = Fixture::subscribed(&harness).await;
+    engine.publish(3).await;
+    let held = engine.pull_n(2).await;
+    engine.settle_all(&held[..1], NACK).await;
+    assert_eq!(attempts(&engine.pull_n(1).await), [(1, 2)]);
+    for lives in 1..4 {
+        engine = reopened(&mut harness, engine).await;
+        let mut again = attempts(&engine.pull_n(2).await);
+        again.sort_unstable();
+        assert_eq!(again, [(1, 2 + lives), (2, 1 + lives)]);
+    }
+    assert_eq!(attempts(&engine.pull_n(1).await), [(3, 1)], "never handed out before");
 }
