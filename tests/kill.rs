@@ -150,13 +150,14 @@ impl World {
     ) -> Result<(), Status> {
         let (offsets, ack_ids) = self.delivered(deliveries);
         let request = AckRequest { subscription: SUBSCRIPTION.into(), ack_ids, cumulative: false };
-        let failures = client.ack(request).await?.into_inner().failures;
+        let failures = client.ack(request.clone()).await?.into_inner().failures;
         let mut ledger = self.ledger();
-        if failures.is_empty() {
-            ledger.confirmed.extend(offsets);
-        } else if failures.iter().any(|failure| failure.reason() != AckFailureReason::Expired) {
+        if failures.iter().any(|failure| failure.reason() != AckFailureReason::Expired) {
             ledger.wrong.push(format!("acks failed: {failures:?}"));
         }
+        let failed: BTreeSet<_> = failures.into_iter().map(|failure| failure.ack_id).collect();
+        let confirmed = offsets.into_iter().zip(request.ack_ids).filter(|(_, id)| !failed.contains(id));
+        ledger.confirmed.extend(confirmed.map(|(offset, _)| offset));
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! `Subscribe`: the stream of one consumer.
 //!
-//! The stream is pulled by the transport and has no task and no channel of its own. A message is
-//! leased only while the transport asks for the next event, so no lease ages in a buffer, and a
-//! stream that is dropped drops its consumer, which gives its leases back at once.
+//! The stream is pulled by the transport and has no task and no channel of its own. Messages are leased
+//! only when the transport asks for the next event. It asks a little ahead of what the client has room
+//! for, so a client that stops reading holds at most two batches that it has not seen. A stream that is
+//! dropped drops its consumer, which gives its leases back at once.
 
 use std::time::Duration;
 

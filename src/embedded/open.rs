@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::thread;
 
@@ -13,11 +13,12 @@ use super::delivery::ack_id::Signer;
 use super::identity::{self, Identity, IdentityError};
 use super::log::fs::Fs;
 use super::log::fs_real::RealFs;
+use super::log::housekeeper::{self, DirectoryLock};
 use super::log::reader::Reader;
 use super::log::recovery::{Recovered, RecoveryError, recover};
 use super::log::tail::Tail;
 use super::log::writer::{Parts, Writer};
-use super::log::{Log, housekeeper, segments};
+use super::log::{Log, segments};
 use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
@@ -103,7 +104,7 @@ impl EmbeddedEngine {
 /// A data directory that is locked and recovered.
 struct Opened {
     dir: String,
-    lock: Box<dyn Send + Sync>,
+    lock: DirectoryLock,
     identity: Identity,
     recovered: Recovered,
 }
@@ -127,7 +128,7 @@ fn open_files(fs: &dyn Fs, dir: &str) -> Result<Opened, OpenError> {
         RecoveryError::Io(source) => io(source),
         other => refused(other.to_string()),
     })?;
-    Ok(Opened { dir: dir.to_owned(), lock, identity, recovered })
+    Ok(Opened { dir: dir.to_owned(), lock: lock.into(), identity, recovered })
 }
 
 impl Opened {
@@ -146,7 +147,9 @@ impl Opened {
         let reader = Reader::new(Arc::clone(&fs), identity.log, Arc::clone(&segments), Arc::clone(&tail));
         let (failure_sender, failure) = watch::channel(None);
         let (queue, operations) = mpsc::channel();
-        let (keeper, keeper_thread) = housekeeper::start(Arc::clone(&fs)).map_err(&io)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let keeper = housekeeper::start(Arc::clone(&fs), Arc::clone(&stop), Arc::clone(&lock));
+        let (keeper, keeper_thread) = keeper.map_err(&io)?;
 
         let log = Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader));
         let signer = Signer(identity.ack_key);
@@ -165,11 +168,11 @@ impl Opened {
             end: recovered.end,
             touched: topics,
         };
+        let end = WriterEnd { failure: parts.failure.clone(), stop, _lock: lock };
         let writer = Writer::new(parts);
         let run = move || {
+            let _end = end;
             writer.run(&operations);
-            // Only when nothing is written any more may another process have the directory.
-            drop(lock);
         };
         let writer_thread = thread::Builder::new().name("columba-writer".into()).spawn(run).map_err(io)?;
         Ok(EmbeddedEngine(Arc::new(Shared {
@@ -182,6 +185,23 @@ impl Opened {
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
         })))
+    }
+}
+
+/// What happens when the writer's thread ends, however it ends.
+struct WriterEnd {
+    failure: watch::Sender<Option<String>>,
+    stop: Arc<AtomicBool>,
+    /// Only when nothing is written any more may another process have the directory.
+    _lock: DirectoryLock,
+}
+
+impl Drop for WriterEnd {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.failure.send_replace(Some("its writer ended by a panic".into()));
+        }
+        self.stop.store(true, Ordering::Release);
     }
 }
 

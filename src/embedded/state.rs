@@ -132,6 +132,9 @@ impl State {
 
     /// Messages up to `last` were appended to a topic.
     pub(crate) fn append(&mut self, topic: u64, last: Offset, bytes: u64, time: Timestamp) {
+        // The record that made the topic may be damaged; its number must not be given out again, or
+        // another topic would find these messages.
+        self.last_id = self.last_id.max(topic);
         if let Some(topic) = self.topics.get_mut(&topic) {
             topic.next = topic.next.max(last + 1);
             topic.bytes += bytes;
@@ -141,6 +144,7 @@ impl State {
 
     /// Messages were settled. Returns what the subscription has settled now.
     pub(crate) fn settle(&mut self, id: u64, ranges: &[(Offset, Offset)]) -> Option<&Progress> {
+        self.last_id = self.last_id.max(id);
         let subscription = self.subscriptions.get_mut(&id)?;
         for &(first, last) in ranges {
             subscription.progress.settle(first, last);

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::Shared;
 use super::delivery::ack_id::Signer;
@@ -20,7 +20,7 @@ use super::topics::check_revision;
 use crate::engine::{
     Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
 };
-use crate::model::limits::MAX_SUBSCRIPTIONS;
+use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_SUBSCRIPTIONS};
 use crate::model::{
     Delivery, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
 };
@@ -38,6 +38,9 @@ pub(crate) struct SubscriptionHandle {
     /// What is settled on disk.
     committed: Arc<Committed>,
     events: mpsc::Sender<Event>,
+    /// A permit for each open consumer, asked for before the dispatcher is: its queue holds a place for
+    /// the goodbye of each, and must have some left for everybody else.
+    consumers: Arc<Semaphore>,
     end: watch::Sender<Option<Error>>,
 }
 
@@ -68,7 +71,8 @@ impl SubscriptionHandle {
         // Numbers from a random place on never meet those of an earlier life of the process.
         let leases = Leases::new(rules(&record), progress, attempts, rand::random());
         let events = dispatch::start(subject, leases);
-        Self { name, topic, record: RwLock::new(record), committed, events, end }
+        let consumers = Arc::new(Semaphore::new(MAX_CONSUMERS_PER_SUBSCRIPTION));
+        Self { name, topic, record: RwLock::new(record), committed, events, consumers, end }
     }
 
     /// Ends the subscription for everybody connected to it.
@@ -235,8 +239,12 @@ impl Shared {
         permit: OwnedSemaphorePermit,
     ) -> Result<Box<dyn Consumer>> {
         let handle = self.find_subscription(name)?;
+        let limit = MAX_CONSUMERS_PER_SUBSCRIPTION;
+        let too_many = |_| Error::TooMany { what: "consumers of this subscription", limit };
+        let own_permit = Arc::clone(&handle.consumers).try_acquire_owned().map_err(too_many)?;
         let (events, end) = (handle.events.clone(), handle.end.subscribe());
-        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, permit).await?;
+        let permits = [permit, own_permit];
+        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, permits).await?;
         Ok(Box::new(consumer))
     }
 

@@ -260,8 +260,8 @@ pub trait Consumer: Send {
     fn id(&self) -> &str;
 
     /// Waits for the next messages for this consumer; never empty. The leases begin when the messages
-    /// are handed over, which happens only while this is being awaited. May be dropped and called
-    /// again without losing messages.
+    /// are handed over, which happens only after this was called: no more than one batch ever waits
+    /// for the consumer. May be dropped and called again without losing messages.
     ///
     /// An error is final.
     async fn next(&mut self) -> Result<Vec<Delivery>>;

@@ -46,7 +46,7 @@ impl ServerProcess {
 
     /// Starts a server again where the killed one was, and waits until it serves.
     pub fn restart(&mut self) {
-        (self.child, self.address) = serve(&self.address, &self.data_dir);
+        (self.child, self.address) = serve_again(&self.address, &self.data_dir);
     }
 }
 
@@ -64,9 +64,23 @@ fn spawn(listen: &str, data_dir: &Path) -> Child {
 }
 
 fn serve(listen: &str, data_dir: &Path) -> (Child, String) {
+    try_serve(listen, data_dir).expect("it serves")
+}
+
+/// On a port that was free for a moment: somebody else's connection may have taken it meanwhile.
+fn serve_again(listen: &str, data_dir: &Path) -> (Child, String) {
+    const TRIES: usize = 50;
+    (0..TRIES).find_map(|_| try_serve(listen, data_dir)).expect("it serves again")
+}
+
+fn try_serve(listen: &str, data_dir: &Path) -> Option<(Child, String)> {
     let mut child = spawn(listen, data_dir);
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next());
-    (child, address.unwrap_or_else(|| panic!("it did not serve: {line:?}")).to_owned())
+    let Some(address) = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next()) else {
+        child.wait().unwrap();
+        return None;
+    };
+    let address = address.to_owned();
+    Some((child, address))
 }

@@ -1,9 +1,11 @@
 //! What a stream holds of a durable subscription.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::dispatch::{Event, SLOT_PLACES};
+use super::dispatch::{Event, SLOT_PLACES, Seat};
 use super::leases::ConsumerId;
 use crate::engine::{Consumer, Credit, Error, Result};
 use crate::model::Delivery;
@@ -11,7 +13,7 @@ use crate::model::Delivery;
 /// A consumer of a durable subscription. Dropping it gives back what it holds.
 pub(crate) struct DurableConsumer {
     name: String,
-    id: ConsumerId,
+    seat: Seat,
     events: mpsc::Sender<Event>,
     slot: mpsc::Receiver<Result<Vec<Delivery>>>,
     /// Whether the dispatcher knows that this consumer waits.
@@ -19,7 +21,8 @@ pub(crate) struct DurableConsumer {
     end: watch::Receiver<Option<Error>>,
     /// A place in the dispatcher's queue for the goodbye, so that it never has to wait.
     goodbye: Option<mpsc::OwnedPermit<Event>>,
-    _permit: OwnedSemaphorePermit,
+    /// Its places among the server's consumers and the subscription's.
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl DurableConsumer {
@@ -29,17 +32,23 @@ impl DurableConsumer {
         events: mpsc::Sender<Event>,
         credit: Credit,
         end: watch::Receiver<Option<Error>>,
-        permit: OwnedSemaphorePermit,
+        permits: [OwnedSemaphorePermit; 2],
     ) -> Result<Self> {
-        let ended = |_| reason(&end);
-        let goodbye = events.clone().reserve_owned().await.map_err(|_| reason(&end))?;
+        let goodbye = Some(events.clone().reserve_owned().await.map_err(|_| reason(&end))?);
         let (slot_sender, slot) = mpsc::channel(SLOT_PLACES);
         let (reply, joined) = oneshot::channel();
-        let join = Event::Join { credit, slot: slot_sender, reply };
-        events.send(join).await.map_err(|_| reason(&end))?;
-        let id = joined.await.map_err(ended)??;
-        let goodbye = Some(goodbye);
-        Ok(Self { name, id, events, slot, waiting: false, end, goodbye, _permit: permit })
+        // Made before the dispatcher hears of it: if this future is dropped at any point, the goodbye
+        // follows the greeting.
+        let seat = Seat::default();
+        let join = Event::Join { credit, slot: slot_sender, seat: Arc::clone(&seat), reply };
+        let consumer = Self { name, seat, events, slot, waiting: false, end, goodbye, _permits: permits };
+        consumer.events.send(join).await.map_err(|_| reason(&consumer.end))?;
+        joined.await.map_err(|_| reason(&consumer.end))??;
+        Ok(consumer)
+    }
+
+    fn id(&self) -> ConsumerId {
+        *self.seat.get().expect("a consumer has joined")
     }
 }
 
@@ -59,7 +68,7 @@ impl Consumer for DurableConsumer {
             // If this future is dropped before the send, nothing happened; after it, the messages wait
             // in the slot.
             let permit = self.events.reserve().await.map_err(|_| reason(&self.end))?;
-            permit.send(Event::Want(self.id));
+            permit.send(Event::Want(self.id()));
             self.waiting = true;
         }
         let deliveries = self.slot.recv().await.ok_or_else(|| reason(&self.end))?;
@@ -69,14 +78,14 @@ impl Consumer for DurableConsumer {
 
     async fn set_credit(&mut self, credit: Credit) {
         // A subscription that has ended says so in `next`.
-        let _ = self.events.send(Event::Credit(self.id, credit)).await;
+        let _ = self.events.send(Event::Credit(self.id(), credit)).await;
     }
 }
 
 impl Drop for DurableConsumer {
     fn drop(&mut self) {
         if let Some(place) = self.goodbye.take() {
-            place.send(Event::Leave(self.id));
+            place.send(Event::Leave(Arc::clone(&self.seat)));
         }
     }
 }

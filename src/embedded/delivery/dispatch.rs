@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +31,9 @@ const MAX_PULLS: usize = 1_000;
 const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
 /// How long to wait after the disk could not be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// How long fetched messages are kept that nobody takes. They keep more memory alive than they are long:
+/// the buffers that they were written or read with.
+const KEEP_FETCHED: Duration = Duration::from_secs(1);
 /// With fewer messages ready than this, the next ones are fetched while these are handed out.
 const READ_AHEAD_BELOW: usize = MAX_BATCH_MESSAGES / 2;
 
@@ -40,16 +43,19 @@ pub(crate) type Slot = mpsc::Sender<Result<Vec<Delivery>>>;
 /// Places in a slot: a consumer waits for one batch at a time.
 pub(crate) const SLOT_PLACES: usize = 2;
 
+/// A consumer's number, once it has joined.
+pub(crate) type Seat = Arc<OnceLock<ConsumerId>>;
+
 /// Everything that can happen to a subscription from outside.
 pub(crate) enum Event {
     /// A consumer connects.
-    Join { credit: Credit, slot: Slot, reply: oneshot::Sender<Result<ConsumerId>> },
+    Join { credit: Credit, slot: Slot, seat: Seat, reply: oneshot::Sender<Result<()>> },
     /// A consumer waits for messages.
     Want(ConsumerId),
     /// A consumer's credit changes.
     Credit(ConsumerId, Credit),
-    /// A consumer is gone.
-    Leave(ConsumerId),
+    /// A consumer is gone, or never came.
+    Leave(Seat),
     /// Deliveries are to be settled.
     Settle {
         ids: Vec<Bytes>,
@@ -129,6 +135,7 @@ pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
         fetch: None,
         behind: false,
         read_again: None,
+        used: Instant::now(),
     };
     tokio::spawn(dispatcher.run(queue));
     events
@@ -163,6 +170,8 @@ struct Dispatcher {
     behind: bool,
     /// The disk could not be read: not before this time again.
     read_again: Option<Instant>,
+    /// When fetched messages were last handed out, or came.
+    used: Instant,
 }
 
 impl Dispatcher {
@@ -201,6 +210,8 @@ impl Dispatcher {
                 () = timer => {}
             }
             let now = Instant::now();
+            // What is over is over before anybody asks about it.
+            self.leases.expire(now);
             for event in events.drain(..) {
                 self.handle(event, now);
             }
@@ -213,10 +224,10 @@ impl Dispatcher {
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Join { credit, slot, reply } => self.join(credit, slot, reply, now),
+            Event::Join { credit, slot, seat, reply } => self.join(credit, slot, &seat, reply),
             Event::Want(consumer) => self.takers.push_back(Taker::Consumer(consumer)),
             Event::Credit(consumer, credit) => self.leases.set_credit(consumer, credit),
-            Event::Leave(consumer) => self.leave(consumer, now),
+            Event::Leave(seat) => seat.get().into_iter().for_each(|&consumer| self.leave(consumer, now)),
             Event::Settle { ids, settlement, place, reply } => {
                 let _ = reply.send(self.settle(ids, settlement, place, now));
             }
@@ -228,21 +239,19 @@ impl Dispatcher {
         }
     }
 
-    fn join(&mut self, credit: Credit, slot: Slot, reply: oneshot::Sender<Result<ConsumerId>>, now: Instant) {
+    fn join(&mut self, credit: Credit, slot: Slot, seat: &Seat, reply: oneshot::Sender<Result<()>>) {
         if self.subject.paused {
             let _ = reply.send(Err(Error::Paused(self.subject.name.clone())));
             return;
         }
-        if self.leases.consumers() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
-            let what = "consumers on this subscription";
-            let _ = reply.send(Err(Error::TooMany { what, limit: MAX_CONSUMERS_PER_SUBSCRIPTION }));
-            return;
-        }
         let consumer = self.leases.join(credit);
+        let _ = seat.set(consumer);
         self.slots.insert(consumer, slot);
-        if reply.send(Ok(consumer)).is_err() {
-            self.leave(consumer, now);
+        if self.leases.room(None).0 == 0 {
+            self.refuse_pulls(&Error::Held(self.subject.name.clone()));
         }
+        // Whoever does not wait for it any more says goodbye.
+        let _ = reply.send(Ok(()));
     }
 
     fn leave(&mut self, consumer: ConsumerId, now: Instant) {
@@ -277,9 +286,16 @@ impl Dispatcher {
             let _ = slot.try_send(Err(reason.clone()));
             self.leases.leave(consumer, now);
         }
-        for taker in self.takers.drain(..) {
-            if let Taker::Pull(pull) = taker {
-                let _ = pull.reply.send(Err(reason.clone()));
+        self.refuse_pulls(reason);
+        self.takers.clear();
+    }
+
+    /// Ends all waiting pulls.
+    fn refuse_pulls(&mut self, reason: &Error) {
+        for taker in std::mem::take(&mut self.takers) {
+            match taker {
+                Taker::Pull(pull) => drop(pull.reply.send(Err(reason.clone()))),
+                consumer @ Taker::Consumer(_) => self.takers.push_back(consumer),
             }
         }
     }
@@ -362,45 +378,50 @@ impl Dispatcher {
     /// When to wake although nothing else happens. What is due by now and was not handed out waits for
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let unused = (!self.ready.is_empty() || !self.again.is_empty()).then_some(self.used + KEEP_FETCHED);
         if self.takers.is_empty() {
-            return None;
+            return unused;
         }
         let pulls = self.takers.iter().filter_map(|taker| match taker {
             Taker::Pull(pull) => Some(pull.until),
             Taker::Consumer(_) => None,
         });
-        let times = pulls.chain(self.leases.wake_after(now)).chain(self.read_again);
+        let times = pulls.chain(self.leases.wake_after(now)).chain(self.read_again).chain(unused);
         times.filter(|&at| at > now).min()
     }
 
     /// Serves those who wait, each in turn, as long as there is something for somebody.
     fn hand_out(&mut self, now: Instant) {
-        let mut passed = 0;
-        while passed < self.takers.len() {
+        let mut sharers = self.takers_with_room();
+        for _ in 0..self.takers.len() {
+            if !self.has_something(now) {
+                break;
+            }
             let Some(taker) = self.takers.pop_front() else { break };
-            match self.serve(taker, now) {
-                Some(unserved) => {
-                    self.takers.push_back(unserved);
-                    passed += 1;
-                }
-                None => passed = 0,
+            match self.serve(taker, sharers, now) {
+                Some(unserved) => self.takers.push_back(unserved),
+                None => sharers = sharers.saturating_sub(1),
             }
         }
         if !self.takers.is_empty() && self.behind && self.ready.len() < READ_AHEAD_BELOW {
             self.fetch_new(self.ready.back().map_or(self.next_new(), |last| last.offset + 1));
         }
         self.end_pulls(now);
+        if now >= self.used + KEEP_FETCHED {
+            self.ready = VecDeque::new();
+            self.again = BTreeMap::new();
+        }
     }
 
     /// Serves one; returns it if there is nothing for it now.
-    fn serve(&mut self, taker: Taker, now: Instant) -> Option<Taker> {
+    fn serve(&mut self, taker: Taker, sharers: usize, now: Instant) -> Option<Taker> {
         let (consumer, limit) = match &taker {
             Taker::Consumer(id) if !self.slots.contains_key(id) => return None,
             Taker::Pull(pull) if pull.reply.is_closed() => return None,
             Taker::Consumer(id) => (Some(*id), FETCH),
             Taker::Pull(pull) => (None, pull.limit),
         };
-        let deliveries = self.collect(consumer, limit, now);
+        let deliveries = self.collect(consumer, limit, sharers, now);
         if deliveries.is_empty() {
             return Some(taker);
         }
@@ -427,15 +448,20 @@ impl Dispatcher {
     }
 
     /// Leases messages to a consumer, as many as there are, as it may have, and as is fair.
-    fn collect(&mut self, consumer: Option<ConsumerId>, limit: ReadLimit, now: Instant) -> Vec<Delivery> {
+    fn collect(
+        &mut self,
+        consumer: Option<ConsumerId>,
+        limit: ReadLimit,
+        sharers: usize,
+        now: Instant,
+    ) -> Vec<Delivery> {
         let (room_messages, room_bytes) = self.leases.room(consumer);
         let room = room_messages.min(limit.messages);
         if room == 0 {
             return Vec::new();
         }
-        self.make_ready();
         let available = self.ready.len() + self.leases.due(now);
-        let share = available.div_ceil(1 + self.others_with_room()).max(1);
+        let share = available.div_ceil(sharers.max(1)).max(1);
         let max_messages = room.min(share);
 
         let mut batch: Vec<(StoredMessage, u64, u32)> = Vec::with_capacity(max_messages.min(available));
@@ -469,15 +495,15 @@ impl Dispatcher {
             let handed = self.leases.hand_out(consumer, message.offset, size, now);
             batch.push((message, handed.delivery, handed.attempt));
         }
-        self.write_down(&batch);
+        if !batch.is_empty() {
+            self.used = now;
+            self.write_down(&batch);
+        }
         self.sign(batch)
     }
 
     /// Has the log remember what is handed out, so that attempts are counted across restarts.
     fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
-        if batch.is_empty() {
-            return;
-        }
         let mut attempts = Attempts::new(self.leases.cursor() - 1);
         for (message, _, attempt) in batch.iter().filter(|(_, _, attempt)| *attempt > 1) {
             attempts.note(message.offset, *attempt);
@@ -488,8 +514,14 @@ impl Dispatcher {
         }
     }
 
-    /// How many others wait and may have messages.
-    fn others_with_room(&self) -> usize {
+    /// Whether there is a message to hand out, or can be at once.
+    fn has_something(&mut self, now: Instant) -> bool {
+        self.make_ready();
+        !self.ready.is_empty() || self.leases.due(now) > 0
+    }
+
+    /// How many wait and may have messages.
+    fn takers_with_room(&self) -> usize {
         let room = |taker: &&Taker| match taker {
             Taker::Consumer(id) => self.leases.room(Some(*id)).0 > 0,
             Taker::Pull(_) => true,
@@ -595,6 +627,7 @@ impl Dispatcher {
             Fetched::New(from, read) => (from, read, true),
             Fetched::Again(from, read) => (from, read, false),
         };
+        self.used = Instant::now();
         match read {
             Ok(messages) if is_new => self.ready.extend(messages),
             // Whatever else came along is kept only if it is waiting too.
@@ -640,12 +673,8 @@ impl Dispatcher {
     }
 
     /// The subscription is gone. Consumers see their slots close.
-    fn finish(self, reason: &Error) {
-        for taker in self.takers {
-            if let Taker::Pull(pull) = taker {
-                let _ = pull.reply.send(Err(reason.clone()));
-            }
-        }
+    fn finish(mut self, reason: &Error) {
+        self.refuse_pulls(reason);
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) trait Fs: Send + Sync + 'static {
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
+    /// Whether there is a file.
+    fn exists(&self, path: &str) -> io::Result<bool>;
     /// The names in a directory, in no order.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Renames a file, replacing what has the new name. Durable after [`sync_dir`](Self::sync_dir).

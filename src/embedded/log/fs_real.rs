@@ -26,7 +26,16 @@ impl RealFs {
 
 impl Fs for RealFs {
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        fs::create_dir_all(self.path(path))
+        let dir = self.path(path);
+        let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.is_dir();
+        let missing: Vec<_> = dir.ancestors().take_while(is_missing).collect();
+        fs::create_dir_all(&dir)?;
+        // Else a power cut may take a new directory with all that is durable in it.
+        for parent in missing.iter().filter_map(|dir| dir.parent()) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
@@ -36,6 +45,10 @@ impl Fs for RealFs {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(self.path(path))?)))
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.path(path).try_exists()
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {

@@ -39,6 +39,8 @@ pub(crate) struct Faults {
     pub(crate) ignore_sync: bool,
     /// This many more syncs succeed, then every one fails.
     pub(crate) syncs_before_error: Option<u64>,
+    /// Reads fail, as on a disk that is not there for a while.
+    pub(crate) fail_reads: bool,
     /// This many more writes succeed, then every one fails half-way.
     pub(crate) writes_before_error: Option<u64>,
     /// Bytes that fit on the disk; a write over it fails half-way with `StorageFull`.
@@ -68,6 +70,27 @@ impl SimFs {
         }
         let files = names.into_iter().map(|(name, file)| (name, Arc::new(file.after_power_cut(random))));
         Self::with_files(files.collect())
+    }
+
+    /// What a process that is killed at this moment leaves: an independent copy in which what is not
+    /// synced still is not.
+    pub(crate) fn after_kill(&self) -> Self {
+        let copy = Self::new();
+        let state = self.state();
+        // A file that has both a name and a durable name is one file in the copy, too.
+        let mut copies = BTreeMap::new();
+        let mut copied = |file: &Arc<SimFile>| {
+            let new = || Arc::new(file.as_it_is(Arc::downgrade(&copy.0)));
+            Arc::clone(copies.entry(Arc::as_ptr(file)).or_insert_with(new))
+        };
+        let mut copy_all = |names: &BTreeMap<String, Arc<SimFile>>| {
+            names.iter().map(|(name, file)| (name.clone(), copied(file))).collect()
+        };
+        let (names, durable_names) = (copy_all(&state.names), copy_all(&state.durable_names));
+        let mut left = copy.state();
+        (left.names, left.durable_names) = (names, durable_names);
+        drop(left);
+        copy
     }
 
     /// An independent copy of everything as a running program sees it.
@@ -124,6 +147,10 @@ impl Fs for SimFs {
         let state = self.state();
         let file = state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::clone(file) as Arc<dyn File>)
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        Ok(self.state().names.contains_key(path))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -217,6 +244,13 @@ impl SimFile {
         Self { fs, contents: Mutex::new(contents) }
     }
 
+    /// A copy, with what is synced and what is not.
+    fn as_it_is(&self, fs: std::sync::Weak<Shared>) -> Self {
+        let Contents { bytes, durable, unsynced } = &*self.contents();
+        let (bytes, durable, unsynced) = (bytes.clone(), durable.clone(), unsynced.clone());
+        Self { fs, contents: Mutex::new(Contents { bytes, durable, unsynced }) }
+    }
+
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().expect("no test panics while it holds the lock")
     }
@@ -279,6 +313,9 @@ impl File for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
         let at = usize::try_from(position).map_err(io::Error::other)?;
+        if self.with_faults(|faults| Ok(faults.fail_reads))? {
+            return Err(io::Error::other("injected read failure"));
+        }
         let contents = self.contents();
         let stored = contents.bytes.get(at..at + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(stored);

@@ -5,12 +5,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::fs::{Fs, write_atomically};
 use super::segments::{self, SPARE};
-use super::sidecar::{self, SegmentIndex};
+use super::sidecar::{self, SegmentIndex, Source};
 use crate::embedded::checkpoint;
 use crate::embedded::topic::TopicHandle;
 
@@ -23,8 +24,8 @@ const ZEROS: usize = 1 << 20;
 pub(crate) enum Task {
     /// A segment was sealed.
     Sealed {
-        /// Its first sequence number.
-        segment: u64,
+        /// Which one.
+        source: Source,
         /// What it holds.
         index: SegmentIndex,
         /// The topics it holds messages of.
@@ -46,23 +47,35 @@ pub(crate) enum Task {
     },
 }
 
-/// Starts the thread; it ends when the sender is dropped.
-pub(crate) fn start(fs: Arc<dyn Fs>) -> io::Result<(SyncSender<Task>, thread::JoinHandle<()>)> {
+/// Holds the lock of the data directory for as long as it lives.
+pub(crate) type DirectoryLock = Arc<dyn Send + Sync>;
+
+/// Starts the thread; it ends when the sender is dropped. What takes long is given up on `stop`. The
+/// directory stays locked until the thread has ended: it writes there too.
+pub(crate) fn start(
+    fs: Arc<dyn Fs>,
+    stop: Arc<AtomicBool>,
+    lock: DirectoryLock,
+) -> io::Result<(SyncSender<Task>, thread::JoinHandle<()>)> {
     let (tasks, queue) = sync_channel(QUEUE);
-    let handle = thread::Builder::new().name("columba-keeper".into()).spawn(move || run(&*fs, &queue))?;
+    let run = move || {
+        run(&*fs, &queue, &stop);
+        drop(lock);
+    };
+    let handle = thread::Builder::new().name("columba-keeper".into()).spawn(run)?;
     Ok((tasks, handle))
 }
 
-fn run(fs: &dyn Fs, queue: &Receiver<Task>) {
+fn run(fs: &dyn Fs, queue: &Receiver<Task>, stop: &AtomicBool) {
     for task in queue {
         let (what, done) = match task {
-            Task::Sealed { segment, index, topics } => {
-                ("write the index of a sealed segment", sealed(fs, segment, &index, &topics))
+            Task::Sealed { source, index, topics } => {
+                ("write the index of a sealed segment", sealed(fs, source, &index, &topics))
             }
             Task::Checkpoint { sequence, bytes } => {
                 ("write a checkpoint", checkpoint::store(fs, &bytes, sequence))
             }
-            Task::Spare { bytes, reserve } => ("prepare the next segment", spare(fs, bytes, reserve)),
+            Task::Spare { bytes, reserve } => ("prepare the next segment", spare(fs, bytes, reserve, stop)),
         };
         if let Err(error) = done {
             tracing::warn!(%error, "could not {what}; nothing is lost, but the next start may take longer");
@@ -70,18 +83,19 @@ fn run(fs: &dyn Fs, queue: &Receiver<Task>) {
     }
 }
 
-fn sealed(fs: &dyn Fs, segment: u64, index: &SegmentIndex, topics: &[Arc<TopicHandle>]) -> io::Result<()> {
-    write_atomically(fs, segments::DIR, &segments::sidecar_name(segment), &sidecar::encode(index))?;
+fn sealed(fs: &dyn Fs, source: Source, index: &SegmentIndex, topics: &[Arc<TopicHandle>]) -> io::Result<()> {
+    let name = segments::sidecar_name(source.segment);
+    write_atomically(fs, segments::DIR, &name, &sidecar::encode(source, index))?;
     for topic in topics {
-        topic.index_mut().release(segment);
+        topic.index_mut().release(source.segment);
     }
     Ok(())
 }
 
 /// Writes a file of zeros: overwriting blocks that exist takes half the time of appending, because
 /// the sync then has no metadata to write.
-fn spare(fs: &dyn Fs, bytes: u64, reserve: u64) -> io::Result<()> {
-    if fs.available()? < bytes.saturating_add(reserve) {
+fn spare(fs: &dyn Fs, bytes: u64, reserve: u64, stop: &AtomicBool) -> io::Result<()> {
+    if fs.exists(SPARE)? || fs.available()? < bytes.saturating_add(reserve) {
         return Ok(());
     }
     let temporary = format!("{SPARE}.tmp");
@@ -93,6 +107,9 @@ fn spare(fs: &dyn Fs, bytes: u64, reserve: u64) -> io::Result<()> {
     let zeros = vec![0; ZEROS];
     let mut position = 0;
     while position < bytes {
+        if stop.load(Ordering::Acquire) {
+            return fs.remove(&temporary);
+        }
         let length = usize::try_from(bytes - position).unwrap_or(ZEROS).min(ZEROS);
         file.write_at(&zeros[..length], position)?;
         // In small steps, so that the writer's own syncs never wait for many of these bytes.

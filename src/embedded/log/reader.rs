@@ -12,7 +12,7 @@ use super::fs::{File, Fs, read};
 use super::index::{Place, Run, take};
 use super::scan::{Found, Scanner};
 use super::segments::{self, Segments};
-use super::sidecar::{self, SegmentIndex};
+use super::sidecar::{self, SegmentIndex, Source};
 use super::tail::Tail;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Error, ReadLimit, Result};
@@ -130,17 +130,22 @@ impl Reader {
             Place::End => return end(topic, from, visible),
             Place::Runs(segment, runs) => (segment, runs),
             Place::Sealed(segment) => {
-                let runs = self.load_runs(segment, topic.id);
+                let unreadable = |error: io::Error| Error::Unreadable {
+                    topic: topic.name.clone(),
+                    offset: from,
+                    reason: error.to_string(),
+                };
+                let runs = self.load_runs(segment, topic.id).map_err(unreadable)?;
                 let taken = take(&runs, from, limit.messages, limit.bytes);
                 self.runs.insert((segment, topic.id), runs);
                 (segment, taken)
             }
         };
-        let file = self.segments.get(segment).ok_or(io::ErrorKind::UnexpectedEof.into());
+        let file = self.segments.get(&*self.fs, segment);
         let pieces = file.and_then(|file| read_runs(&*file, &runs, limit.bytes));
         let pieces = pieces.map_err(|error| match error.kind() {
             // The index knows more than there is: the segment was cut, or is gone.
-            io::ErrorKind::UnexpectedEof => Error::Damaged {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound => Error::Damaged {
                 topic: topic.name.clone(),
                 first: from,
                 last: runs.last().map_or(from, |run| run.last),
@@ -150,15 +155,21 @@ impl Reader {
         Collector::new(topic, from, limit, Some(self.log)).collect(&runs, pieces)
     }
 
-    fn load_runs(&self, segment: u64, topic: u64) -> Arc<[Run]> {
+    /// The runs of a sealed segment: from its sidecar, or else from the segment itself. A segment that
+    /// is gone has none; one that cannot be read now is an error, and may be sound.
+    fn load_runs(&self, segment: u64, topic: u64) -> io::Result<Arc<[Run]>> {
         let stored = read(&*self.fs, &segments::sidecar_path(segment)).ok();
-        if let Some(runs) = stored.and_then(|bytes| sidecar::runs(&bytes, topic)) {
-            return runs;
+        let source = Source { log: self.log, segment };
+        if let Some(runs) = stored.and_then(|bytes| sidecar::runs(&bytes, source, topic)) {
+            return Ok(runs);
         }
         tracing::warn!(segment, "the index of a segment is missing or damaged; reading the segment instead");
-        let index = self.segments.get(segment).map(|file| index_segment(file, self.log, segment, None));
-        let mut index = index.and_then(io::Result::ok).unwrap_or_default();
-        index.remove(&topic).unwrap_or_default()
+        let file = match self.segments.get(&*self.fs, segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::default()),
+            file => file?,
+        };
+        let mut index = index_segment(file, self.log, segment, self.segments.after(segment))?;
+        Ok(index.remove(&topic).unwrap_or_default())
     }
 }
 

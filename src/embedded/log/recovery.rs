@@ -1,7 +1,7 @@
 //! Opens a log: the newest checkpoint, then everything after it; a torn end is cut, damage is
 //! reported and kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::index::{Part, Run};
 use super::reader::{index_segment, runs_of_frame};
 use super::scan::{Found, ScanError, Scanner};
 use super::segments::{self, Segments};
-use super::sidecar::{self, SegmentIndex};
+use super::sidecar::{self, SegmentIndex, Source};
 use super::writer::LogEnd;
 use crate::embedded::checkpoint;
 use crate::embedded::state::{Record, State, UnknownRecord};
@@ -57,21 +57,31 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
             // A segment that was being made when the machine stopped holds nothing yet; any other
             // has lost only its header, which repeats what its name says.
             if names.last() == Some(&segment) && !has_frames(&file, log, segment)? {
-                unfinished = Some(segment);
+                unfinished = Some((segment, has_data_after(&*file, 0)?));
                 continue;
             }
             tracing::error!(segment, "the header of a segment is damaged; its frames are read all the same");
         }
         segments.insert(segment, file);
     }
-    if let Some(segment) = unfinished {
-        fs.remove(&segments::path(segment))?;
-        fs.sync_dir(segments::DIR)?;
+    if let Some((segment, has_data)) = unfinished {
+        let path = segments::path(segment);
+        if has_data {
+            // Nothing in it can be read, but it is not for a program to throw it away.
+            tracing::error!(
+                segment,
+                "the last segment holds no readable frame; keeping it as {path}.damaged"
+            );
+            fs.rename(&path, &format!("{path}.damaged"))?;
+        } else {
+            fs.remove(&path)?;
+        }
         names.pop();
     }
 
     let (state, start) = newest_checkpoint(fs, &names)?;
-    let mut replay = Replay { fs, log, segments: &segments, state, active: BTreeMap::new(), damaged: 0 };
+    let (active, unproven) = (BTreeMap::new(), VecDeque::new());
+    let mut replay = Replay { fs, log, segments: &segments, state, active, unproven, damaged: 0 };
     let mut sealed = Vec::new();
     for (at, &segment) in names.iter().enumerate() {
         let next = names.get(at + 1).copied();
@@ -86,6 +96,9 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
         Some(&segment) => replay.last(segment)?,
         None => begin(fs, log, &segments, start)?,
     };
+    // A process that was killed may have left names and bytes in the page cache only. From here on they
+    // are built upon, so they must be on the disk first.
+    fs.sync_dir(segments::DIR)?;
     let Replay { state, active, damaged, .. } = replay;
     Ok(Recovered { state, end, segments, sealed, active, damaged })
 }
@@ -162,6 +175,9 @@ struct Replay<'a> {
     state: State,
     /// The index of the segment being replayed.
     active: BTreeMap<u64, Vec<Run>>,
+    /// The last frames of the segment being replayed, of which no later one says that they are durable:
+    /// sequence number and position.
+    unproven: VecDeque<(u64, u64)>,
     damaged: usize,
 }
 
@@ -169,11 +185,12 @@ impl Replay<'_> {
     /// What a segment before the checkpoint holds: from its sidecar, or from itself.
     fn sealed(&mut self, segment: u64, next: Option<u64>) -> Result<Vec<(u64, Part)>, RecoveryError> {
         let stored = read(self.fs, &segments::sidecar_path(segment)).ok();
-        if let Some(parts) = stored.and_then(|bytes| sidecar::parts(&bytes, segment)) {
+        let source = Source { log: self.log, segment };
+        if let Some(parts) = stored.and_then(|bytes| sidecar::parts(&bytes, source)) {
             return Ok(parts);
         }
         tracing::warn!(segment, "the index of a segment is missing or damaged; making it anew");
-        let index = index_segment(self.file(segment), self.log, segment, next)?;
+        let index = index_segment(self.file(segment)?, self.log, segment, next)?;
         Ok(self.store_sidecar(segment, &index))
     }
 
@@ -185,8 +202,8 @@ impl Replay<'_> {
     }
 
     fn store_sidecar(&self, segment: u64, index: &SegmentIndex) -> Vec<(u64, Part)> {
-        let name = segments::sidecar_name(segment);
-        let stored = write_atomically(self.fs, segments::DIR, &name, &sidecar::encode(index));
+        let (name, source) = (segments::sidecar_name(segment), Source { log: self.log, segment });
+        let stored = write_atomically(self.fs, segments::DIR, &name, &sidecar::encode(source, index));
         if let Err(error) = &stored {
             // A full disk must not keep the log from being opened; the runs stay in memory.
             tracing::warn!(%error, segment, "could not store the index of a segment");
@@ -204,19 +221,30 @@ impl Replay<'_> {
     /// Replays the last segment, and cuts what was never acknowledged.
     fn last(&mut self, segment: u64) -> Result<LogEnd, RecoveryError> {
         let (position, sequence) = self.replay(segment, None)?;
-        let file = self.file(segment);
+        let file = self.file(segment)?;
         if has_data_after(&*file, position)? {
             tracing::warn!(segment, position, "cutting a torn write, which was never acknowledged");
             file.set_len(position)?;
-            file.sync()?;
         }
+        self.write_again(&*file, position)?;
+        file.sync()?;
         Ok(LogEnd { segment, file, position, sequence })
+    }
+
+    /// Writes the frames again that no later one proves to be durable. They may be in the page cache
+    /// only, and after a sync that failed, another would not write them.
+    fn write_again(&self, file: &dyn File, end: u64) -> io::Result<()> {
+        let Some(&(_, start)) = self.unproven.front() else { return Ok(()) };
+        let mut bytes = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
+        file.read_at(&mut bytes, start)?;
+        file.write_at(&bytes, start)
     }
 
     /// Applies a segment's frames. Returns where they end, and the next sequence number.
     fn replay(&mut self, segment: u64, next: Option<u64>) -> Result<(u64, u64), RecoveryError> {
         let mut sequence = segment;
-        let mut scanner = Scanner::new(self.file(segment), self.log, segment, next)?;
+        let mut scanner = Scanner::new(self.file(segment)?, self.log, segment, next)?;
+        self.unproven.clear();
         loop {
             match scanner.next().map_err(|error| unreadable(segment, error))? {
                 Found::Frame { position, frame, bytes } => {
@@ -228,6 +256,10 @@ impl Replay<'_> {
                         self.active.entry(topic).or_default().push(run);
                     }
                     sequence = frame.sequence + 1;
+                    self.unproven.push_back((frame.sequence, position));
+                    while self.unproven.front().is_some_and(|&(sequence, _)| sequence < frame.synced) {
+                        self.unproven.pop_front();
+                    }
                 }
                 Found::Damage { position, first, last } => {
                     self.damaged += 1;
@@ -256,8 +288,8 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn file(&self, segment: u64) -> Arc<dyn File> {
-        self.segments.get(segment).expect("every listed segment was opened")
+    fn file(&self, segment: u64) -> io::Result<Arc<dyn File>> {
+        self.segments.get(self.fs, segment)
     }
 }
 

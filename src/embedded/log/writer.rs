@@ -20,7 +20,7 @@ use super::fs::{File, Fs};
 use super::housekeeper::Task;
 use super::index::Run;
 use super::segments::{self, Segments};
-use super::sidecar::SegmentIndex;
+use super::sidecar::{SegmentIndex, Source};
 use super::tail::Tail;
 use super::{Operation, PublishOperation};
 use crate::embedded::checkpoint;
@@ -306,7 +306,8 @@ impl Writer {
         let end = &mut self.parts.end;
         // What was made ahead of need and not used goes, so a sealed segment ends with its last frame.
         let cut = end.file.set_len(end.position).and_then(|()| end.file.sync());
-        let (sealed, next) = (end.segment, end.sequence);
+        let source = Source { log: self.parts.log, segment: end.segment };
+        let next = end.sequence;
         let created = cut.and_then(|()| segments::create(&*self.parts.fs, self.parts.log, next));
         let file = self.fatal(created)?;
         self.parts.segments.insert(next, Arc::clone(&file));
@@ -318,7 +319,7 @@ impl Writer {
         let index: SegmentIndex = topics.iter().filter_map(sealed_runs).collect();
         let bytes = checkpoint::encode(&self.parts.state, next);
         // The housekeeper outlives the writer, and its work is optional.
-        let _ = self.parts.keeper.send(Task::Sealed { segment: sealed, index, topics });
+        let _ = self.parts.keeper.send(Task::Sealed { source, index, topics });
         let _ = self.parts.keeper.send(Task::Checkpoint { sequence: next, bytes });
         Ok(())
     }

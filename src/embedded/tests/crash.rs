@@ -185,3 +185,36 @@ async fn a_log_survives_one_power_cut_after_another() {
         engine.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_process_left_in_the_page_cache_is_on_disk_before_it_is_seen() {
+    let mut random = StdRng::seed_from_u64(11);
+    for round in 0..30 {
+        let fs = SimFs::new();
+        let engine = open(&fs).await.unwrap();
+        create_topic(&engine, "orders").await;
+        for n in 0..round {
+            publish(&engine, "orders", &[&[b'x'; 300]]).await.unwrap_or_else(|error| panic!("{n}: {error}"));
+        }
+        // Written, and not synced.
+        fs.set_faults(Faults { syncs_before_error: Some(0), ..Faults::default() });
+        publish(&engine, "orders", &[&[b'y'; 3_000]]).await.unwrap_err();
+        let killed = fs.after_kill();
+        engine.close().await;
+
+        let engine = open(&killed).await.unwrap();
+        let (seen, damaged) = read_all(&engine, "orders").await;
+        assert_eq!((seen.len(), damaged.len()), (round + 1, 0));
+        let left = killed.after_power_cut(&mut random);
+        publish(&engine, "orders", &[b"after"]).await.unwrap();
+        let later = killed.after_power_cut(&mut random);
+        engine.close().await;
+        for (fs, more) in [(left, 0), (later, 1)] {
+            let engine = open(&fs).await.unwrap();
+            let (found, damaged) = read_all(&engine, "orders").await;
+            assert_eq!((found.len(), damaged.len()), (seen.len() + more, 0), "round {round}");
+            assert_eq!(found[..seen.len()], seen, "what was seen is as it was");
+            engine.close().await;
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Disks that fail: nothing is acknowledged afterwards, and nothing acknowledged before is lost.
 
+use super::super::log::fs::Fs as _;
 use super::super::log::fs_sim::Faults;
 use super::*;
 use crate::engine::Error;
@@ -124,4 +125,36 @@ async fn an_ack_that_did_not_reach_the_disk_leaves_the_backlog_as_it_was() {
     let stats = engine.stats(&name("worker")).await.unwrap();
     assert_eq!((stats.backlog_messages, stats.committed_offset), (2, 0));
     assert!(stats.oldest_unacked.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders").await;
+    for _ in 0..100 {
+        publish(&engine, "orders", &[&[b'x'; 700]]).await.unwrap();
+    }
+    create_subscription(&engine, "worker", "orders").await;
+    engine.close().await;
+    let engine = open(&fs).await.unwrap();
+    // Without its sidecar, a segment is read for its index, too.
+    for sidecar in fs.list("log").unwrap().iter().filter(|name| name.ends_with(".idx")) {
+        fs.remove(&format!("log/{sidecar}")).unwrap();
+    }
+    fs.set_faults(Faults { fail_reads: true, ..Faults::default() });
+    for _ in 0..2 {
+        let read = engine.read(&name("orders"), Start::Earliest, ALL).await;
+        assert!(matches!(read, Err(Error::Unreadable { .. })), "{read:?}");
+    }
+    let mut consumer = engine.subscribe(Target::Durable(name("worker")), CREDIT).await.unwrap();
+    let waiting = tokio::spawn(async move { consumer.next().await });
+    while engine.stats(&name("worker")).await.unwrap().consumers == 0 {
+        tokio::task::yield_now().await;
+    }
+    fs.set_faults(Faults::default());
+    let first = waiting.await.unwrap().unwrap();
+    assert_eq!(first[0].message.offset, 1);
+    assert_eq!(read_all(&engine, "orders").await.0.len(), 100);
+    engine.close().await;
 }

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod golden;
+mod joining;
 mod leases;
 
 use std::sync::Arc;
