@@ -1,12 +1,12 @@
-//! Checkpoints: the state as of the beginning of a segment, so that a start replays only what
-//! follows. Derived from the log; deleting them costs time and nothing else.
+//! Checkpoints: the state before some frame of the log, so that a start replays only what follows.
+//! Derived from the log: deleting them costs time, and with a damaged log what only they still tell.
 
 use std::io;
 
 use prost::Message as _;
 
 use super::attempts::Attempts;
-use super::log::format::u32_at;
+use super::log::format::{LogId, u32_at};
 use super::log::fs::{Fs, read, write_atomically};
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
@@ -32,6 +32,9 @@ struct Stored {
     topics: Vec<StoredTopic>,
     #[prost(message, repeated, tag = "4")]
     subscriptions: Vec<StoredSubscription>,
+    /// The log that it is of.
+    #[prost(bytes = "vec", tag = "5")]
+    log: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -64,8 +67,8 @@ struct StoredSubscription {
     again: Vec<u64>,
 }
 
-/// Encodes a checkpoint of `state` before the frame `sequence`.
-pub(crate) fn encode(state: &State, sequence: u64) -> Vec<u8> {
+/// Encodes a checkpoint of `state` before the frame `sequence` of a log.
+pub(crate) fn encode(log: LogId, state: &State, sequence: u64) -> Vec<u8> {
     let topics = state.topics.values().map(|topic| StoredTopic {
         record: topic.record.clone(),
         next: topic.next,
@@ -85,6 +88,7 @@ pub(crate) fn encode(state: &State, sequence: u64) -> Vec<u8> {
         last_id: state.last_id,
         topics: topics.collect(),
         subscriptions: subscriptions.collect(),
+        log: log.0.to_vec(),
     };
     let body = stored.encode_to_vec();
     let mut bytes = Vec::with_capacity(HEADER + body.len());
@@ -94,13 +98,13 @@ pub(crate) fn encode(state: &State, sequence: u64) -> Vec<u8> {
     bytes
 }
 
-/// Decodes a checkpoint; `None` if it is damaged or of another version.
-pub(crate) fn decode(bytes: &[u8]) -> Option<(State, u64)> {
+/// Decodes a checkpoint; `None` if it is damaged, or of another version or log.
+fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
     let (header, body) = bytes.split_at_checked(HEADER)?;
     if !header.starts_with(MAGIC) || u32_at(header, MAGIC.len()) != crc32c::crc32c(body) {
         return None;
     }
-    let stored = Stored::decode(body).ok()?;
+    let stored = Stored::decode(body).ok().filter(|stored| stored.log == log.0)?;
     let topics = stored.topics.into_iter().map(|topic| {
         let state = TopicState {
             record: topic.record,
@@ -145,8 +149,8 @@ pub(crate) fn list(fs: &dyn Fs) -> io::Result<Vec<u64>> {
 }
 
 /// Reads a checkpoint; `None` if it is missing, damaged, or not the one its name says.
-pub(crate) fn load(fs: &dyn Fs, sequence: u64) -> Option<State> {
-    let (state, stored) = decode(&read(fs, &path(sequence)).ok()?)?;
+pub(crate) fn load(fs: &dyn Fs, log: LogId, sequence: u64) -> Option<State> {
+    let (state, stored) = decode(log, &read(fs, &path(sequence)).ok()?)?;
     (stored == sequence).then_some(state)
 }
 

@@ -79,9 +79,9 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
         names.pop();
     }
 
-    let (state, start) = newest_checkpoint(fs, &names)?;
+    let Start { state, segment: start, sequence: from } = newest_checkpoint(fs, log, &names)?;
     let (active, unproven) = (BTreeMap::new(), VecDeque::new());
-    let mut replay = Replay { fs, log, segments: &segments, state, active, unproven, damaged: 0 };
+    let mut replay = Replay { fs, log, segments: &segments, state, from, active, unproven, damaged: 0 };
     let mut sealed = Vec::new();
     for (at, &segment) in names.iter().enumerate() {
         let next = names.get(at + 1).copied();
@@ -94,7 +94,7 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
     }
     let end = match names.last() {
         Some(&segment) => replay.last(segment)?,
-        None => begin(fs, log, &segments, start)?,
+        None => begin(fs, log, &segments, from)?,
     };
     // A process that was killed may have left names and bytes in the page cache only. From here on they
     // are built upon, so they must be on the disk first.
@@ -137,20 +137,32 @@ fn has_frames(file: &Arc<dyn File>, log: LogId, segment: u64) -> Result<bool, Re
     Ok(!matches!(found, Found::End { .. }))
 }
 
+/// Where replaying begins.
+struct Start {
+    /// The state before `sequence`.
+    state: State,
+    /// The segment that `sequence` is in.
+    segment: u64,
+    /// The first frame to be applied.
+    sequence: u64,
+}
+
 /// The newest sound checkpoint whose segment exists; the empty state at the first segment if none.
-fn newest_checkpoint(fs: &dyn Fs, names: &[u64]) -> io::Result<(State, u64)> {
+fn newest_checkpoint(fs: &dyn Fs, log: LogId, names: &[u64]) -> io::Result<Start> {
     let mut checkpoints = checkpoint::list(fs)?;
     checkpoints.sort_unstable();
     for &sequence in checkpoints.iter().rev() {
-        if names.binary_search(&sequence).is_err() {
+        let Some(&segment) = names.iter().rev().find(|&&segment| segment <= sequence) else {
             tracing::warn!(sequence, "a checkpoint is of a segment that is not there; not using it");
-        } else if let Some(state) = checkpoint::load(fs, sequence) {
-            return Ok((state, sequence));
-        } else {
-            tracing::warn!(sequence, "a checkpoint is damaged; using the one before");
+            continue;
+        };
+        match checkpoint::load(fs, log, sequence) {
+            Some(state) => return Ok(Start { state, segment, sequence }),
+            None => tracing::warn!(sequence, "a checkpoint is damaged; using the one before"),
         }
     }
-    Ok((State::default(), names.first().copied().unwrap_or(1)))
+    let first = names.first().copied().unwrap_or(1);
+    Ok(Start { state: State::default(), segment: first, sequence: first })
 }
 
 fn begin(fs: &dyn Fs, log: LogId, segments: &Segments, first: u64) -> io::Result<LogEnd> {
@@ -173,6 +185,8 @@ struct Replay<'a> {
     log: LogId,
     segments: &'a Segments,
     state: State,
+    /// Frames before it are in the state already.
+    from: u64,
     /// The index of the segment being replayed.
     active: BTreeMap<u64, Vec<Run>>,
     /// The last frames of the segment being replayed, of which no later one says that they are durable:
@@ -228,6 +242,8 @@ impl Replay<'_> {
         }
         self.write_again(&*file, position)?;
         file.sync()?;
+        // A checkpoint may know of frames that are damaged now: their numbers were given out.
+        let sequence = sequence.max(self.from);
         Ok(LogEnd { segment, file, position, sequence })
     }
 
@@ -278,7 +294,7 @@ impl Replay<'_> {
     }
 
     fn apply(&mut self, frame: Frame, bytes: &Bytes) -> Result<(), UnknownRecord> {
-        if frame.kind == FrameKind::Mark {
+        if frame.kind == FrameKind::Mark || frame.sequence < self.from {
             return Ok(());
         }
         let payload = bytes.slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);

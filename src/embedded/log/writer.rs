@@ -72,6 +72,8 @@ pub(crate) struct Writer {
     synced: u64,
     /// Whether the log says so.
     marked: bool,
+    /// Whether topics or subscriptions changed since the last checkpoint.
+    catalog_changed: bool,
     last_time: Timestamp,
     space: Space,
     spare_asked: bool,
@@ -112,7 +114,8 @@ impl Writer {
     pub(crate) fn new(parts: Parts) -> Self {
         let last_time = parts.state.topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
         let synced = parts.end.sequence;
-        Self { parts, synced, marked: true, last_time, space: Space::default(), spare_asked: false }
+        let (catalog_changed, space) = (false, Space::default());
+        Self { parts, synced, marked: true, catalog_changed, last_time, space, spare_asked: false }
     }
 
     /// Works until it is closed or everybody who could send is gone.
@@ -125,7 +128,7 @@ impl Writer {
             };
             let done = match first {
                 Ok(first) => self.commit(first, queue),
-                Err(RecvTimeoutError::Timeout) => self.mark().map(|()| Next::Continue),
+                Err(RecvTimeoutError::Timeout) => self.idle().map(|()| Next::Continue),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             match done {
@@ -155,6 +158,7 @@ impl Writer {
         if matches!(stop, Next::Stop) {
             self.mark()?;
             self.fatal(self.parts.end.file.sync())?;
+            self.checkpoint(self.parts.end.sequence);
         }
         Ok(stop)
     }
@@ -209,6 +213,7 @@ impl Writer {
                     format::write_record(payload, kind, |out| out.put_slice(&body));
                 })?;
                 self.parts.state.apply(&record, self.last_time);
+                self.catalog_changed = true;
                 batch.pending.push(Pending::Change { reply });
                 Ok(())
             }
@@ -317,10 +322,29 @@ impl Writer {
         let topics: Vec<_> = std::mem::take(&mut self.parts.touched).into_values().collect();
         let sealed_runs = |topic: &Arc<TopicHandle>| Some((topic.id, topic.index_mut().seal()?));
         let index: SegmentIndex = topics.iter().filter_map(sealed_runs).collect();
-        let bytes = checkpoint::encode(&self.parts.state, next);
         // The housekeeper outlives the writer, and its work is optional.
         let _ = self.parts.keeper.send(Task::Sealed { source, index, topics });
-        let _ = self.parts.keeper.send(Task::Checkpoint { sequence: next, bytes });
+        self.checkpoint(next);
+        Ok(())
+    }
+
+    /// Has the state stored as it is before a frame. Everything before it must be on the disk.
+    fn checkpoint(&mut self, sequence: u64) {
+        self.catalog_changed = false;
+        let bytes = checkpoint::encode(self.parts.log, &self.parts.state, sequence);
+        let _ = self.parts.keeper.send(Task::Checkpoint { sequence, bytes });
+    }
+
+    /// Nothing is going on: what the log says about itself is noted.
+    fn idle(&mut self) -> io::Result<()> {
+        self.mark()?;
+        if self.catalog_changed {
+            // The record of a topic or subscription is small, and everything about it depends on it: with
+            // a checkpoint, there are two of it.
+            self.fatal(self.parts.end.file.sync())?;
+            self.synced = self.parts.end.sequence;
+            self.checkpoint(self.synced);
+        }
         Ok(())
     }
 

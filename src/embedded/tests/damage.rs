@@ -34,6 +34,15 @@ fn segments_of(fs: &SimFs) -> Vec<String> {
     segments::list(fs).unwrap().into_iter().map(segments::path).collect()
 }
 
+/// A disk on which only the log tells of the past.
+fn without_checkpoints(fs: &SimFs) -> SimFs {
+    let fs = fs.copy();
+    for name in fs.list(checkpoint::DIR).unwrap() {
+        fs.remove(&format!("{}/{name}", checkpoint::DIR)).unwrap();
+    }
+    fs
+}
+
 /// What an engine says about the sample.
 async fn describe(fs: &SimFs) -> (Vec<StoredMessage>, Vec<Offset>, Offset) {
     let engine = open(fs).await.unwrap();
@@ -57,7 +66,7 @@ async fn a_torn_end_is_cut_at_the_last_whole_frame() {
         publish(&engine, "orders", &[&payload(n)]).await.unwrap();
         ends.push(end_of_data(&fs.bytes(&segment)));
     }
-    let left = fs.copy();
+    let left = without_checkpoints(&fs);
     engine.close().await;
     let mut whole = left.bytes(&segment);
     whole.resize(ends[5].next_multiple_of(8), 0);
@@ -193,10 +202,13 @@ async fn the_same_state_comes_back_without_checkpoints_and_sidecars() {
                 assert_eq!(describe(&fs.copy()).await.0, expected.0);
             }
         }
-        // An older checkpoint under a newer name is not believed.
-        let fs = fs.copy();
-        fs.set_bytes(&checkpoints[1], fs.bytes(&checkpoints[0]));
-        assert_eq!(describe(&fs).await, expected);
+        // An older checkpoint under a newer name is not believed, nor a sidecar of another segment.
+        let swapped = fs.copy();
+        swapped.set_bytes(&checkpoints[1], fs.bytes(&checkpoints[0]));
+        assert_eq!(describe(&swapped).await, expected);
+        let swapped = fs.copy();
+        swapped.set_bytes(&sidecars[0], fs.bytes(&sidecars[1]));
+        assert_eq!(describe(&swapped).await, expected);
     }
 }
 
@@ -221,4 +233,39 @@ async fn refuses_what_another_version_or_another_log_wrote() {
     let lost = fs.copy();
     lost.remove("columba.meta").unwrap();
     assert_eq!(describe(&lost).await.0.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_outlives_damage_to_the_record_that_made_it() {
+    let fs = sample(3, true).await;
+    let segment = segments_of(&fs).pop().unwrap();
+    let mut bytes = fs.bytes(&segment);
+    let at = bytes.windows(6).position(|window| window == b"orders").unwrap();
+    bytes[at] ^= 1;
+    fs.set_bytes(&segment, bytes);
+    assert_eq!(describe(&fs.copy()).await.0.len(), 3, "the checkpoint has it");
+
+    // Without one the topic is lost, and another of its name does not find its messages.
+    let engine = open(&without_checkpoints(&fs)).await.unwrap();
+    create_topic(&engine, "orders").await;
+    assert_eq!(publish(&engine, "orders", &[b"new"]).await.unwrap().first, 1);
+    let (messages, damaged) = read_all(&engine, "orders").await;
+    assert_eq!((messages.len(), &messages[0].envelope.0[..], damaged), (1, &b"new"[..], vec![]));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_are_not_given_again_when_the_end_of_the_log_is_lost() {
+    let fs = sample(3, true).await;
+    let segment = segments_of(&fs).pop().unwrap();
+    let bytes = fs.bytes(&segment);
+    let at = bytes.windows(4).position(|window| window == b"1:1:").unwrap();
+    fs.set_bytes(&segment, bytes[..at].to_vec());
+    for round in 0..3 {
+        let engine = open(&fs).await.unwrap();
+        assert_eq!(publish(&engine, "orders", &[b"on"]).await.unwrap().first, 4 + round);
+        let (messages, damaged) = read_all(&engine, "orders").await;
+        assert_eq!((messages.len() as u64, damaged), (2 + round, vec![(2, 3)]));
+        engine.close().await;
+    }
 }
