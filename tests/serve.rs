@@ -37,7 +37,11 @@ impl Serving {
     fn start(data_dir: &Path) -> Self {
         let data_dir = data_dir.to_str().unwrap();
         let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data_dir];
-        let mut child = columba(&flags).spawn().unwrap();
+        Self::run(columba(&flags), data_dir)
+    }
+
+    fn run(mut command: Command, data_dir: &str) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let prefix = format!("columba {} serving gRPC on 127.0.0.1:", env!("CARGO_PKG_VERSION"));
@@ -169,4 +173,53 @@ fn a_data_directory_that_cannot_be_used_is_refused() {
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
     assert_eq!(std::fs::read_to_string(&meta).unwrap(), future);
+}
+
+#[test]
+fn few_open_files_are_enough_for_the_log_whatever_clients_take() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let script =
+        "ulimit -n 64; exec \"$0\" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --data-dir \"$1\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_columba"), data_dir])
+        .env("COLUMBA_STORAGE_SEGMENT_SIZE", "32MiB");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let server = Serving::run(command, data_dir);
+    let client = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_columba"));
+        command.args(arguments).args(["--server", &server.grpc, "-o", "json"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let output = |arguments: &[&str]| client(arguments).wait_with_output().unwrap();
+    assert!(output(&["topic", "create", "orders", "--max-message-bytes", "8MiB"]).status.success());
+    let mut publisher = client(&["publish", "orders", "--batch", "1", "--format", "lines", "-"]);
+    let line = [&b"x".repeat(4 << 20)[..], b"\n"].concat();
+    let mut lines = publisher.stdin.take().unwrap();
+    lines.write_all(&line).unwrap();
+    let stored = || String::from_utf8(output(&["topic", "describe", "orders"]).stdout).unwrap();
+    while !stored().contains("\"last_offset\":1,") {}
+
+    // More connections than may be served; the rest wait in the system's queue.
+    let greedy: Vec<_> = (0..100)
+        .map(|_| {
+            let mut greedy = TcpStream::connect(&server.grpc).unwrap();
+            greedy.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+            greedy
+        })
+        .collect();
+    // Several segments, so the log opens files; and who was there before is served.
+    for _ in 0..20 {
+        lines.write_all(&line).unwrap();
+    }
+    drop(lines);
+    let published = publisher.wait_with_output().unwrap();
+    assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
+    drop(greedy);
+    assert!(stored().contains("\"last_offset\":21,"), "{}", stored());
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_code(), Some(0));
 }

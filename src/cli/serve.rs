@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::embedded::{EmbeddedEngine, OpenError};
-use crate::server::{self, Listeners, ServeError};
+use crate::server::{self, Listeners, ServeError, open_files};
 use crate::telemetry;
 
 /// The exit status for a configuration that cannot be.
@@ -158,7 +158,7 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
         config.data_dir.display()
     );
     let options = server::Options {
-        max_connections: config.limits.connections,
+        max_connections: open_files::connections(config.limits.connections),
         shutdown_deadline: config.shutdown.deadline,
         ..server::Options::default()
     };

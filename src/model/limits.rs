@@ -78,7 +78,8 @@ pub const DEFAULT_READ_MESSAGES: usize = 100;
 /// Most messages of a Pull or `ReadMessages`.
 pub const MAX_READ_MESSAGES: usize = 10_000;
 /// Bytes of a Pull or `ReadMessages` that names no number.
-pub const DEFAULT_READ_BYTES: usize = 4 << 20;
+/// Below the 4 MiB that gRPC clients take by default, with room for framing.
+pub const DEFAULT_READ_BYTES: usize = 3 << 20;
 /// Most bytes of a Pull or `ReadMessages`.
 pub const MAX_READ_BYTES: usize = 16 << 20;
 /// Longest wait of a Pull.

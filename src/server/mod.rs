@@ -4,6 +4,7 @@
 
 mod accept;
 mod admin;
+pub mod open_files;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use super::fs::{File, Fs};
 /// The directory of segments and sidecars.
 pub(crate) const DIR: &str = "log";
 /// Files of sealed segments that are kept open.
-const OPEN_FILES: u64 = 128;
+const OPEN_FILES: u64 = 16;
 /// A segment made ahead of need.
 pub(crate) const SPARE: &str = "log/spare";
 
