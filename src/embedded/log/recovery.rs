@@ -156,10 +156,10 @@ fn newest_checkpoint(fs: &dyn Fs, log: LogId, names: &[u64]) -> io::Result<Start
             tracing::warn!(sequence, "a checkpoint is of a segment that is not there; not using it");
             continue;
         };
-        match checkpoint::load(fs, log, sequence) {
-            Some(state) => return Ok(Start { state, segment, sequence }),
-            None => tracing::warn!(sequence, "a checkpoint is damaged; using the one before"),
+        if let Some(state) = checkpoint::load(fs, log, sequence) {
+            return Ok(Start { state, segment, sequence });
         }
+        tracing::warn!(sequence, "a checkpoint is damaged; using the one before");
     }
     let first = names.first().copied().unwrap_or(1);
     Ok(Start { state: State::default(), segment: first, sequence: first })
