@@ -173,6 +173,15 @@ fn topics_and_subscriptions_come_and_go() {
     server.ok(&["sub", "resume", "billing"]);
     assert_eq!(server.json(&["sub", "describe", "billing"])[0]["paused"], false);
 
+    let retry = ["--max-attempts", "5", "--dead-letter-topic", "other", "--min-backoff", "1s"];
+    server.ok(&[&["sub", "create", "mail", "--topic", "orders.us"][..], &retry].concat());
+    let subscription = &server.json(&["sub", "describe", "mail"])[0]["retry"];
+    for (field, value) in [("min_backoff", "1s"), ("max_backoff", "10m"), ("dead_letter_topic", "other")] {
+        assert_eq!(subscription[field], value);
+    }
+    let described = server.ok(&["sub", "describe", "mail"]);
+    assert!(described.contains("5 attempts, 1s to 10m apart, then to other"), "{described}");
+
     let error = server.run(&["topic", "rm", "orders.eu"], "").fails(1);
     assert!(error.contains("billing"), "{error}");
     server.ok(&["sub", "rm", "billing"]);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::wire::v1::{self, start_position::Position};
 use crate::engine::Failure;
 use crate::model::{
-    Delivery, Durability, Mode, Name, Receipt, Start, StoredMessage, Subscription, SubscriptionStats,
-    Timestamp, Topic,
+    Delivery, Durability, Mode, Name, Receipt, RetryPolicy, Start, StoredMessage, Subscription,
+    SubscriptionStats, Timestamp, Topic,
 };
 
 pub(super) fn topic(topic: Topic) -> v1::Topic {
@@ -37,11 +37,22 @@ pub(super) fn subscription(subscription: Subscription) -> v1::Subscription {
         start: Some(start(settings.start)),
         ack_deadline: Some(duration(settings.ack_deadline)),
         max_in_flight: settings.max_in_flight,
+        retry: retry(settings.retry),
         paused: settings.paused,
         labels: settings.labels.into_iter().collect(),
         etag: etag(subscription.revision),
         create_time: Some(timestamp(subscription.create_time)),
     }
+}
+
+/// Unset, if everything is as it is without a policy.
+fn retry(policy: RetryPolicy) -> Option<v1::RetryPolicy> {
+    (policy != RetryPolicy::default()).then(|| v1::RetryPolicy {
+        min_backoff: Some(duration(policy.backoff.min)),
+        max_backoff: Some(duration(policy.backoff.max)),
+        max_attempts: policy.max_attempts,
+        dead_letter_topic: policy.dead_letter_topic.map(|topic| topic.to_string()).unwrap_or_default(),
+    })
 }
 
 /// The figures as of `now`.
@@ -53,6 +64,7 @@ pub(super) fn stats(stats: &SubscriptionStats, now: Timestamp) -> v1::Subscripti
         oldest_unacked_age: stats.oldest_unacked.map(age),
         committed_offset: stats.committed_offset,
         redelivered: stats.redelivered,
+        dead_lettered: stats.dead_lettered,
         consumers: stats.consumers,
         time: Some(timestamp(now)),
     }

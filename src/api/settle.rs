@@ -8,9 +8,9 @@ use super::convert;
 use super::status::Refusal;
 use super::validate::{Violations, check};
 use super::wire::v1;
-use crate::engine::{Engine, Settled, Settlement};
+use crate::engine::{Engine, Retry, Settled, Settlement};
 use crate::model::Name;
-use crate::model::limits::{MAX_ACK_DEADLINE, MIN_ACK_DEADLINE};
+use crate::model::limits::{MAX_ACK_DEADLINE, MAX_REASON_BYTES, MIN_ACK_DEADLINE};
 
 /// What a client wants done with deliveries.
 #[derive(Debug)]
@@ -36,13 +36,21 @@ impl Settle {
     }
 
     pub(super) fn nack(request: v1::NackRequest, of: Of<'_>) -> Result<Self, Refusal> {
-        let v1::NackRequest { subscription, ack_ids, retry_delay } = request;
+        let v1::NackRequest { subscription, ack_ids, retry_delay, dead_letter, reason } = request;
         Self::read(&subscription, ack_ids, of, |violations| {
-            let delay = match retry_delay {
-                None => Some(Duration::ZERO),
-                Some(delay) => violations.duration("retry_delay", delay, Duration::ZERO..=MAX_ACK_DEADLINE),
+            let retry = match retry_delay {
+                Some(_) if dead_letter => {
+                    let description = "is set, and `dead_letter`, too; leave one of them out";
+                    violations.refuse("retry_delay", "CONTRADICTION", description)
+                }
+                Some(delay) => violations
+                    .duration("retry_delay", delay, Duration::ZERO..=MAX_ACK_DEADLINE)
+                    .map(Retry::After),
+                None if dead_letter => Some(Retry::Never),
+                None => Some(Retry::ByPolicy),
             };
-            Some(Settlement::Nack { delay: delay? })
+            violations.text("reason", &reason, MAX_REASON_BYTES);
+            Some(Settlement::Nack { retry: retry?, reason: reason.into() })
         })
     }
 

@@ -175,6 +175,14 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             let metadata = vec![("topic", topic.to_string()), ("last_offset", last.to_string())];
             (Detail::BadRequest(vec![violation.into()]), metadata)
         }
+        E::DeadLetterLoop(topic) => {
+            let violation = Violation {
+                field: "subscription.retry.dead_letter_topic".into(),
+                reason: error.reason(),
+                description: error.to_string(),
+            };
+            (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
+        }
         E::TooMany { what, limit } => {
             (Detail::Quota { subject: (*what).into() }, vec![("limit", limit.to_string())])
         }

@@ -1,5 +1,7 @@
 //! `SubscriptionService`.
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::status::Refusal;
@@ -9,14 +11,15 @@ use super::wire::v1::{self, subscription_service_server::SubscriptionService};
 use super::{Context, convert, page};
 use crate::engine::SubscriptionChange;
 use crate::model::limits::{
-    DEFAULT_ACK_DEADLINE, DEFAULT_MAX_IN_FLIGHT, MAX_ACK_DEADLINE, MAX_IN_FLIGHT, MIN_ACK_DEADLINE,
+    DEFAULT_ACK_DEADLINE, DEFAULT_MAX_BACKOFF, DEFAULT_MAX_IN_FLIGHT, MAX_ACK_DEADLINE, MAX_ATTEMPTS,
+    MAX_IN_FLIGHT, MIN_ACK_DEADLINE,
 };
-use crate::model::{Name, Start, SubscriptionSettings, Timestamp};
+use crate::model::{Backoff, Name, RetryPolicy, Start, SubscriptionSettings, Timestamp};
 
 pub(super) struct Subscriptions(pub(super) Context);
 
 /// What an update may change.
-const UPDATABLE: [&str; 4] = ["ack_deadline", "max_in_flight", "paused", "labels"];
+const UPDATABLE: [&str; 5] = ["ack_deadline", "max_in_flight", "retry", "paused", "labels"];
 
 #[async_trait]
 impl SubscriptionService for Subscriptions {
@@ -131,6 +134,7 @@ fn settings(violations: &mut Violations, wire: &v1::Subscription) -> Option<Subs
         start: start?,
         ack_deadline: change.ack_deadline?,
         max_in_flight: change.max_in_flight?,
+        retry: change.retry?,
         paused: change.paused?,
         labels: change.labels?,
     })
@@ -156,9 +160,31 @@ fn change(violations: &mut Violations, wire: &v1::Subscription, paths: &[&str]) 
                 change.max_in_flight =
                     violations.count("subscription.max_in_flight", wire.max_in_flight, default, highest);
             }
+            "retry" => change.retry = retry(violations, wire.retry.as_ref()),
             "paused" => change.paused = Some(wire.paused),
             _ => change.labels = violations.labels("subscription.labels", &wire.labels),
         }
     }
     change
+}
+
+/// A retry policy; the default one if it is unset.
+fn retry(violations: &mut Violations, wire: Option<&v1::RetryPolicy>) -> Option<RetryPolicy> {
+    let Some(wire) = wire else { return Some(RetryPolicy::default()) };
+    let min = match wire.min_backoff {
+        None => Some(Duration::ZERO),
+        Some(span) => {
+            violations.duration("subscription.retry.min_backoff", span, Duration::ZERO..=MAX_ACK_DEADLINE)
+        }
+    };
+    let least = min.unwrap_or_default();
+    let max = match wire.max_backoff {
+        None => Some(DEFAULT_MAX_BACKOFF.max(least)),
+        Some(span) => violations.duration("subscription.retry.max_backoff", span, least..=MAX_ACK_DEADLINE),
+    };
+    let max_attempts =
+        violations.count("subscription.retry.max_attempts", wire.max_attempts, 0, MAX_ATTEMPTS);
+    let topic = violations.optional_name("subscription.retry.dead_letter_topic", &wire.dead_letter_topic);
+    let backoff = Backoff { min: min?, max: max? };
+    Some(RetryPolicy { backoff, max_attempts: max_attempts?, dead_letter_topic: topic })
 }

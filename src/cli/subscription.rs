@@ -15,8 +15,8 @@ use crate::proto::v1::start_position::Position;
 use crate::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use crate::proto::v1::{
     CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, GetSubscriptionRequest,
-    GetSubscriptionStatsRequest, ListSubscriptionsRequest, SeekSubscriptionRequest, StartPosition,
-    Subscription, SubscriptionStats, UpdateSubscriptionRequest,
+    GetSubscriptionStatsRequest, ListSubscriptionsRequest, RetryPolicy, SeekSubscriptionRequest,
+    StartPosition, Subscription, SubscriptionStats, UpdateSubscriptionRequest,
 };
 
 /// Subscriptions asked for at once.
@@ -76,7 +76,9 @@ pub(super) enum SubscriptionCommand {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   columba subscription create billing --topic orders.created --ack-deadline 1m
-  columba subscription create audit --topic orders.created --mode exclusive --from latest")]
+  columba subscription create audit --topic orders.created --mode exclusive --from latest
+  columba subscription create mail --topic orders.created --max-attempts 5 --dead-letter-topic dead.mail \\
+    --min-backoff 1s")]
 pub(super) struct CreateArgs {
     /// Letters, digits, `_` and `-`, in parts joined by dots
     name: String,
@@ -95,9 +97,54 @@ pub(super) struct CreateArgs {
     /// How many messages may be unacknowledged at once [default: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight: Option<u32>,
+    #[command(flatten)]
+    retry: RetryArgs,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse::key_value)]
     labels: Vec<(String, String)>,
+}
+
+/// What becomes of deliveries that are not acknowledged.
+#[derive(Debug, clap::Args)]
+struct RetryArgs {
+    /// Deliveries after which a message is given up [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: Option<u32>,
+    /// The topic for messages that are given up; it must exist [default: they are dropped]
+    #[arg(long, value_name = "TOPIC")]
+    dead_letter_topic: Option<String>,
+    /// Wait after the first failed delivery; doubles with each further one [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = parse::positive_duration)]
+    min_backoff: Option<Duration>,
+    /// The longest wait [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = parse::positive_duration)]
+    max_backoff: Option<Duration>,
+}
+
+impl RetryArgs {
+    /// The policy; none if no flag was given.
+    fn policy(self) -> Result<Option<RetryPolicy>, Error> {
+        let Self { max_attempts, dead_letter_topic, min_backoff, max_backoff } = self;
+        if max_attempts.is_none()
+            && dead_letter_topic.is_none()
+            && min_backoff.is_none()
+            && max_backoff.is_none()
+        {
+            return Ok(None);
+        }
+        Ok(Some(RetryPolicy {
+            min_backoff: span("--min-backoff", min_backoff)?,
+            max_backoff: span("--max-backoff", max_backoff)?,
+            max_attempts: max_attempts.unwrap_or_default(),
+            dead_letter_topic: dead_letter_topic.unwrap_or_default(),
+        }))
+    }
+}
+
+/// A flag's span of time on the wire.
+fn span(flag: &str, value: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
+    let converted = value.map(prost_types::Duration::try_from).transpose();
+    converted.map_err(|error| Error::Usage(format!("{flag}: {error}")))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -133,14 +180,14 @@ pub(super) async fn run(command: SubscriptionCommand, context: &Context) -> Resu
 }
 
 async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
-    let ack_deadline = args.ack_deadline.map(prost_types::Duration::try_from).transpose();
     let subscription = Subscription {
         name: args.name,
         topic: args.topic,
         mode: args.mode.map_or(DeliveryMode::Unspecified, Into::into).into(),
         start: args.from,
-        ack_deadline: ack_deadline.map_err(|error| Error::Usage(format!("--ack-deadline: {error}")))?,
+        ack_deadline: span("--ack-deadline", args.ack_deadline)?,
         max_in_flight: args.max_in_flight.unwrap_or_default(),
+        retry: args.retry.policy()?,
         labels: parse::key_values("--label", args.labels)?,
         ..Subscription::default()
     };
@@ -254,6 +301,7 @@ struct Shown {
     start: Option<String>,
     ack_deadline: Option<String>,
     max_in_flight: u32,
+    retry: Option<ShownRetry>,
     paused: bool,
     labels: BTreeMap<String, String>,
     create_time: Option<String>,
@@ -269,6 +317,7 @@ impl Shown {
             ("start", self.start.clone().unwrap_or_default()),
             ("ack deadline", self.ack_deadline.clone().unwrap_or_default()),
             ("max in flight", self.max_in_flight.to_string()),
+            ("retry", self.retry.as_ref().map_or("at once, no limit".into(), ShownRetry::sentence)),
             ("paused", if self.paused { "yes" } else { "no" }.to_owned()),
             ("labels", output::pairs(&self.labels)),
             ("created", self.create_time.clone().unwrap_or_default()),
@@ -292,9 +341,41 @@ impl From<Subscription> for Shown {
             name: subscription.name,
             topic: subscription.topic,
             max_in_flight: subscription.max_in_flight,
+            retry: subscription.retry.map(Into::into),
             paused: subscription.paused,
             labels: subscription.labels.into_iter().collect(),
             etag: subscription.etag,
+        }
+    }
+}
+
+/// A retry policy as it is printed.
+#[derive(Serialize)]
+struct ShownRetry {
+    min_backoff: Option<String>,
+    max_backoff: Option<String>,
+    /// `None` for no limit.
+    max_attempts: Option<u32>,
+    dead_letter_topic: Option<String>,
+}
+
+impl ShownRetry {
+    fn sentence(&self) -> String {
+        let attempts = self.max_attempts.map_or("no limit".into(), |limit| format!("{limit} attempts"));
+        let (min, max) = (self.min_backoff.as_deref(), self.max_backoff.as_deref());
+        let waits = format!("{} to {} apart", min.unwrap_or("0s"), max.unwrap_or("0s"));
+        let then = self.dead_letter_topic.as_ref().map(|topic| format!(", then to {topic}"));
+        format!("{attempts}, {waits}{}", then.unwrap_or_default())
+    }
+}
+
+impl From<RetryPolicy> for ShownRetry {
+    fn from(policy: RetryPolicy) -> Self {
+        Self {
+            min_backoff: output::duration(policy.min_backoff.as_ref()),
+            max_backoff: output::duration(policy.max_backoff.as_ref()),
+            max_attempts: (policy.max_attempts > 0).then_some(policy.max_attempts),
+            dead_letter_topic: Some(policy.dead_letter_topic).filter(|topic| !topic.is_empty()),
         }
     }
 }
@@ -317,6 +398,7 @@ struct ShownStats {
     oldest_unacked_age: Option<String>,
     committed_offset: u64,
     redelivered: u64,
+    dead_lettered: u64,
     consumers: u32,
     time: Option<String>,
 }
@@ -329,6 +411,7 @@ impl ShownStats {
             ("committed offset", self.committed_offset.to_string()),
             ("in flight", self.in_flight.to_string()),
             ("redelivered", self.redelivered.to_string()),
+            ("dead-lettered", self.dead_lettered.to_string()),
             ("consumers", self.consumers.to_string()),
         ]
     }
@@ -342,6 +425,7 @@ impl From<SubscriptionStats> for ShownStats {
             oldest_unacked_age: output::duration(stats.oldest_unacked_age.as_ref()),
             committed_offset: stats.committed_offset,
             redelivered: stats.redelivered,
+            dead_lettered: stats.dead_lettered,
             consumers: stats.consumers,
             time: rfc3339(stats.time.as_ref()),
         }

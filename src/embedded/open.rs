@@ -237,10 +237,12 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
             continue;
         };
         let name = stored_name(&subscription.record.name);
+        let dead_letters = catalog.topics.get(subscription.record.dead_letter_topic.as_str()).cloned();
         let handle = SubscriptionHandle::start(
             name.clone(),
             Arc::clone(topic),
             subscription.clone(),
+            dead_letters,
             log.clone(),
             signer,
         );

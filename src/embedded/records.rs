@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{
-    Durability, Mode, Name, Start, Subscription, SubscriptionSettings, Timestamp, Topic, TopicSettings,
+    Backoff, Durability, Mode, Name, RetryPolicy, Start, Subscription, SubscriptionSettings, Timestamp,
+    Topic, TopicSettings,
 };
 
 /// A topic as stored.
@@ -63,6 +64,16 @@ pub(crate) struct SubscriptionRecord {
     pub(crate) start_floor: u64,
     #[prost(bool, tag = "13")]
     pub(crate) paused: bool,
+    #[prost(uint64, tag = "14")]
+    pub(crate) min_backoff_micros: u64,
+    #[prost(uint64, tag = "15")]
+    pub(crate) max_backoff_micros: u64,
+    /// 0: no limit.
+    #[prost(uint32, tag = "16")]
+    pub(crate) max_attempts: u32,
+    /// Empty: none.
+    #[prost(string, tag = "17")]
+    pub(crate) dead_letter_topic: String,
 }
 
 impl TopicRecord {
@@ -148,9 +159,14 @@ impl SubscriptionRecord {
 
     pub(crate) fn set(&mut self, settings: &SubscriptionSettings) {
         self.labels.clone_from(&settings.labels);
-        self.ack_deadline_micros = u64::try_from(settings.ack_deadline.as_micros()).unwrap_or(u64::MAX);
+        self.ack_deadline_micros = micros(settings.ack_deadline);
         self.max_in_flight = settings.max_in_flight;
         self.paused = settings.paused;
+        let RetryPolicy { backoff, max_attempts, dead_letter_topic } = &settings.retry;
+        self.min_backoff_micros = micros(backoff.min);
+        self.max_backoff_micros = micros(backoff.max);
+        self.max_attempts = *max_attempts;
+        self.dead_letter_topic = dead_letter_topic.as_ref().map(Name::to_string).unwrap_or_default();
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -159,6 +175,15 @@ impl SubscriptionRecord {
 
     pub(crate) fn ack_deadline(&self) -> Duration {
         Duration::from_micros(self.ack_deadline_micros)
+    }
+
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        let [min, max] = [self.min_backoff_micros, self.max_backoff_micros].map(Duration::from_micros);
+        RetryPolicy {
+            backoff: Backoff { min, max },
+            max_attempts: self.max_attempts,
+            dead_letter_topic: Name::parse(&self.dead_letter_topic).ok(),
+        }
     }
 
     pub(crate) fn settings(&self, topic: &Name) -> SubscriptionSettings {
@@ -173,6 +198,7 @@ impl SubscriptionRecord {
             },
             ack_deadline: self.ack_deadline(),
             max_in_flight: self.max_in_flight,
+            retry: self.retry(),
             paused: self.paused,
             labels: self.labels.clone(),
         }
@@ -186,4 +212,8 @@ impl SubscriptionRecord {
             create_time: Timestamp(self.create_time_micros),
         }
     }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

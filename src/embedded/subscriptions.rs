@@ -50,6 +50,7 @@ impl SubscriptionHandle {
         name: Name,
         topic: Arc<TopicHandle>,
         state: SubscriptionState,
+        dead_letters: Option<Arc<TopicHandle>>,
         log: Log,
         signer: Signer,
     ) -> Self {
@@ -62,6 +63,7 @@ impl SubscriptionHandle {
             epoch,
             paused: record.paused,
             topic: Arc::clone(&topic),
+            dead_letters,
             log,
             signer,
             committed: Arc::clone(&committed),
@@ -78,6 +80,11 @@ impl SubscriptionHandle {
     /// Ends the subscription for everybody connected to it.
     pub(crate) fn end(&self, reason: Error) {
         self.end.send_replace(Some(reason));
+    }
+
+    /// Whether it reads a topic, or leaves its dead letters there.
+    pub(crate) fn uses(&self, topic: &TopicHandle) -> bool {
+        self.topic.id == topic.id || self.record().dead_letter_topic == topic.name.as_str()
     }
 
     /// The subscription as users see it.
@@ -108,6 +115,8 @@ fn rules(record: &SubscriptionRecord) -> Rules {
         mode: record.mode(),
         ack_deadline: record.ack_deadline(),
         max_in_flight: record.max_in_flight as usize,
+        backoff: record.retry().backoff,
+        max_attempts: record.max_attempts,
     }
 }
 
@@ -126,6 +135,7 @@ impl Shared {
             Ok(_) => return Err(Error::SubscriptionExists(name)),
         }
         let topic = self.find_topic(&settings.topic)?;
+        let dead_letters = self.dead_letter_topic(&settings)?;
         if self.catalog().subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(Error::TooMany { what: "subscriptions", limit: MAX_SUBSCRIPTIONS });
         }
@@ -138,7 +148,14 @@ impl Shared {
         *last_id += 1;
         self.record(Record::PutSubscription(record.clone())).await?;
         let state = SubscriptionState::new(record);
-        let handle = SubscriptionHandle::start(name.clone(), topic, state, self.log.clone(), self.signer);
+        let handle = SubscriptionHandle::start(
+            name.clone(),
+            topic,
+            state,
+            dead_letters,
+            self.log.clone(),
+            self.signer,
+        );
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
         Ok(handle.describe())
@@ -156,14 +173,16 @@ impl Shared {
         let mut record = handle.record().clone();
         check_revision(&name, expected, record.revision)?;
         let mut settings = record.settings(&handle.topic.name);
-        let SubscriptionChange { ack_deadline, max_in_flight, paused, labels } = change;
+        let SubscriptionChange { ack_deadline, max_in_flight, retry, paused, labels } = change;
         settings.ack_deadline = ack_deadline.unwrap_or(settings.ack_deadline);
         settings.max_in_flight = max_in_flight.unwrap_or(settings.max_in_flight);
+        settings.retry = retry.unwrap_or(settings.retry);
         settings.paused = paused.unwrap_or(settings.paused);
         settings.labels = labels.unwrap_or(settings.labels);
         if settings == record.settings(&handle.topic.name) {
             return Ok(handle.describe());
         }
+        let dead_letters = self.dead_letter_topic(&settings)?;
         record.set(&settings);
         record.revision += 1;
         if intent == Intent::Validate {
@@ -172,9 +191,18 @@ impl Shared {
         self.record(Record::PutSubscription(record.clone())).await?;
         let (rules, paused) = (rules(&record), record.paused);
         *handle.record.write().unwrap_or_else(PoisonError::into_inner) = record;
-        let _ = handle.events.send(Event::Rules(rules)).await;
+        let _ = handle.events.send(Event::Rules(rules, dead_letters)).await;
         let _ = handle.events.send(Event::Pause(paused)).await;
         Ok(handle.describe())
+    }
+
+    /// Where the messages go that a subscription with these settings gives up.
+    fn dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<Option<Arc<TopicHandle>>> {
+        match &settings.retry.dead_letter_topic {
+            Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
+            Some(topic) => self.find_topic(topic).map(Some),
+            None => Ok(None),
+        }
     }
 
     pub(super) async fn delete_subscription(
@@ -227,6 +255,7 @@ impl Shared {
             oldest_unacked: oldest,
             committed_offset: floor,
             redelivered: snapshot.redelivered,
+            dead_lettered: snapshot.dead_lettered,
             consumers: snapshot.consumers,
         })
     }

@@ -81,7 +81,7 @@ impl Shared {
         let user = {
             let catalog = self.catalog();
             let mut subscriptions = catalog.subscriptions.values();
-            subscriptions.find(|subscription| subscription.topic.id == topic.id).map(|user| user.name.clone())
+            subscriptions.find(|subscription| subscription.uses(&topic)).map(|user| user.name.clone())
         };
         if let Some(subscription) = user {
             return Err(Error::TopicInUse { topic: name, subscription });
@@ -116,6 +116,7 @@ impl Shared {
             envelopes: messages.into_iter().map(|message| message.0).collect(),
             bytes,
             durability: durability.unwrap_or(default),
+            settle: None,
             reply: Some(reply),
             _place: place,
         }));

@@ -14,7 +14,7 @@ pub enum Error {
     #[error("topic {0} exists with other settings; change it with UpdateTopic, or choose another name")]
     TopicExists(Name),
     /// The topic still has subscriptions.
-    #[error("topic {topic} has subscriptions, such as {subscription}; delete them first")]
+    #[error("topic {topic} is used by subscriptions, such as {subscription}; delete them first")]
     TopicInUse {
         /// The topic.
         topic: Name,
@@ -43,6 +43,9 @@ pub enum Error {
         "subscription {0} is paused; resume it with UpdateSubscription or `columba subscription resume {0}`"
     )]
     Paused(Name),
+    /// A subscription's dead letters would go to the topic that it reads.
+    #[error("{0} is the topic that the subscription reads; choose another topic for its dead letters")]
+    DeadLetterLoop(Name),
     /// A seek to where no message is yet.
     #[error("offset {offset} is past the end of topic {topic}, {last}; use at most {}, or `latest`", last + 1)]
     BeyondEnd {
@@ -153,7 +156,9 @@ impl Error {
             | Self::Paused(_)
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
             Self::Changed { .. } => Kind::Conflict,
-            Self::MessageTooLarge { .. } | Self::BeyondEnd { .. } => Kind::InvalidArgument,
+            Self::MessageTooLarge { .. } | Self::BeyondEnd { .. } | Self::DeadLetterLoop(_) => {
+                Kind::InvalidArgument
+            }
             Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
             Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
@@ -174,6 +179,7 @@ impl Error {
             Self::Held(_) => "SUBSCRIPTION_HELD",
             Self::Paused(_) => "SUBSCRIPTION_PAUSED",
             Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
+            Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
             Self::Changed { .. } => "ETAG_MISMATCH",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::TooMany { .. } => "LIMIT_REACHED",

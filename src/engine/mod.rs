@@ -9,6 +9,7 @@ pub(crate) mod conformance;
 mod error;
 mod memory;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,8 +17,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Offset, Pattern, Receipt, Start, StoredMessage, Subscription,
-    SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
+    Delivery, Durability, Envelope, Name, Offset, Pattern, Receipt, RetryPolicy, Start, StoredMessage,
+    Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
 pub use error::{Error, Failure};
@@ -88,6 +89,8 @@ pub struct SubscriptionChange {
     pub ack_deadline: Option<Duration>,
     /// New limit; takes effect as deliveries are settled.
     pub max_in_flight: Option<u32>,
+    /// What becomes of deliveries that are not acknowledged, from now on.
+    pub retry: Option<RetryPolicy>,
     /// Whether it is paused from now on.
     pub paused: Option<bool>,
     /// New labels.
@@ -117,18 +120,31 @@ pub struct Credit {
     pub bytes: u64,
 }
 
-/// What to do with deliveries.
+/// When to hand out again what failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// As the subscription's policy says.
+    ByPolicy,
+    /// After this delay.
+    After(Duration),
+    /// Never: it is given up, however many attempts are left.
+    Never,
+}
+
+/// What to do with deliveries.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     /// They are done.
     Ack {
         /// So is everything before each of them in its topic.
         cumulative: bool,
     },
-    /// They are to be handed out again, after a delay.
+    /// They failed.
     Nack {
-        /// How long to wait.
-        delay: Duration,
+        /// When to hand them out again, as long as attempts are left.
+        retry: Retry,
+        /// Why, for whoever finds them among the dead letters; may be empty.
+        reason: Arc<str>,
     },
     /// They need more time.
     Extend {
@@ -172,8 +188,8 @@ pub trait Engine: Send + Sync + 'static {
         intent: Intent,
     ) -> Result<Topic>;
 
-    /// Deletes a topic and its messages; durable when this returns. A topic with subscriptions is
-    /// [`Error::TopicInUse`]. A topic made later under the same name starts empty, at offset 1.
+    /// Deletes a topic and its messages; durable when this returns. A topic with subscriptions, or with
+    /// subscriptions whose dead letters it takes, is [`Error::TopicInUse`]. A topic made later under the same name starts empty, at offset 1.
     async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()>;
 
     /// Submits messages (at least one). When this returns, their place is fixed: after all that was
@@ -195,7 +211,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>>;
 
     /// Creates a durable subscription; durable when this returns. Same rules as
-    /// [`create_topic`](Self::create_topic). Its start is resolved to an offset now.
+    /// [`create_topic`](Self::create_topic). Its start is resolved to an offset now. A dead-letter topic
+    /// must exist ([`Error::TopicNotFound`]) and be another than its own ([`Error::DeadLetterLoop`]).
     async fn create_subscription(
         &self,
         name: Name,
@@ -243,6 +260,11 @@ pub trait Engine: Send + Sync + 'static {
     /// When an ack returns, its commit is durable: no crash makes the message be delivered again.
     /// An id counts while its message has not been handed out again, even after its deadline or its
     /// consumer's end.
+    ///
+    /// A message whose last attempt failed, or that is never to be retried, is given up: it goes to the
+    /// subscription's dead-letter topic, marked as [`DeadLetter`](crate::model::DeadLetter) says, in the
+    /// same step that settles it; without such a topic it is only settled. Both may come after this has
+    /// returned, but never one without the other.
     async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled>;
 
     /// Resolves when the engine can never write again, with the reason. The server then stops.

@@ -59,6 +59,13 @@ pub const DEFAULT_MAX_IN_FLIGHT: u32 = 10_000;
 /// Highest `max_in_flight` of a subscription.
 pub const MAX_IN_FLIGHT: u32 = 1_000_000;
 
+/// `max_backoff` of a retry policy that sets none.
+pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(10 * 60);
+/// Highest `max_attempts` of a retry policy.
+pub const MAX_ATTEMPTS: u32 = 100_000;
+/// Longest reason of a nack, in bytes.
+pub const MAX_REASON_BYTES: usize = 1_024;
+
 /// `max_outstanding_messages` of a consumer that sets none.
 pub const DEFAULT_OUTSTANDING_MESSAGES: u32 = 1_000;
 /// Highest `max_outstanding_messages` of a consumer.

@@ -2,17 +2,21 @@
 //!
 //! Knows no other module of the crate, and does no I/O.
 
+pub mod dead_letter;
 pub mod error;
 pub mod limits;
 pub mod message;
 pub mod name;
+pub mod retry;
 pub mod subscription;
 pub mod time;
 pub mod topic;
 
+pub use dead_letter::DeadLetter;
 pub use error::Kind;
 pub use message::{Delivery, Durability, Envelope, Offset, Receipt, Start, StoredMessage};
 pub use name::{Name, NameError, Pattern};
+pub use retry::{Backoff, RetryPolicy};
 pub use subscription::{Mode, Subscription, SubscriptionSettings, SubscriptionStats};
 pub use time::Timestamp;
 pub use topic::{Topic, TopicSettings};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::limits::{DEFAULT_ACK_DEADLINE, DEFAULT_MAX_IN_FLIGHT};
 use super::message::{Offset, Start};
 use super::name::Name;
+use super::retry::RetryPolicy;
 use super::time::Timestamp;
 
 /// How messages are divided among the consumers of one subscription.
@@ -31,6 +32,8 @@ pub struct SubscriptionSettings {
     pub ack_deadline: Duration,
     /// How many deliveries may be unsettled at once over all consumers.
     pub max_in_flight: u32,
+    /// What becomes of deliveries that are not acknowledged.
+    pub retry: RetryPolicy,
     /// Nothing is handed out while it is set; acks still count.
     pub paused: bool,
     /// For people and tools; the server does not read them.
@@ -47,6 +50,7 @@ impl SubscriptionSettings {
             start: Start::Earliest,
             ack_deadline: DEFAULT_ACK_DEADLINE,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            retry: RetryPolicy::default(),
             paused: false,
             labels: BTreeMap::new(),
         }
@@ -79,6 +83,8 @@ pub struct SubscriptionStats {
     pub committed_offset: Offset,
     /// Deliveries beyond the first of a message, since the engine was opened.
     pub redelivered: u64,
+    /// Messages given up, since the engine was opened.
+    pub dead_lettered: u64,
     /// Consumers with an open stream.
     pub consumers: u32,
 }

@@ -9,7 +9,7 @@ use columba::proto::v1::subscribe_response::Event;
 use columba::proto::v1::{
     AckFailureReason, AckRequest, CreateSubscriptionRequest, DeleteSubscriptionRequest, Delivery,
     DeliveryMode, Earliest, EphemeralSubscription, ExtendAckDeadlineRequest, NackRequest, PullRequest,
-    StartPosition, SubscribeRequest, SubscribeResponse, Subscription,
+    ReadMessagesRequest, RetryPolicy, StartPosition, SubscribeRequest, SubscribeResponse, Subscription,
 };
 use columba::server::Options;
 use prost_types::Duration as WireDuration;
@@ -122,7 +122,7 @@ async fn a_nacked_message_comes_again() {
     server.publish("orders", &["a"]).await;
     let mut stream = subscribe(&server, durable("billing")).await;
     let first = batch(&mut stream).await;
-    let nack = NackRequest { subscription: "billing".into(), ack_ids: ids(&first), retry_delay: None };
+    let nack = NackRequest { subscription: "billing".into(), ack_ids: ids(&first), ..NackRequest::default() };
     assert_eq!(server.subscriber().nack(nack).await.unwrap().into_inner().failures, []);
     let second = batch(&mut stream).await;
     assert_eq!((data(&second), second[0].attempt), (vec![&b"a"[..]], 2));
@@ -299,7 +299,12 @@ async fn bad_settlements_and_pulls_are_refused() {
 
     let span = |seconds| Some(WireDuration { seconds, nanos: 0 });
     for seconds in [-1, 43_201] {
-        let nack = NackRequest { subscription: "billing".into(), ack_ids: id(), retry_delay: span(seconds) };
+        let nack = NackRequest {
+            subscription: "billing".into(),
+            ack_ids: id(),
+            retry_delay: span(seconds),
+            ..NackRequest::default()
+        };
         assert_refused(subscriber.nack(nack).await, Code::InvalidArgument, "INVALID_DURATION");
     }
     for seconds in [0, 43_201] {
@@ -319,4 +324,42 @@ async fn bad_settlements_and_pulls_are_refused() {
     };
     let status = subscriber.pull(greedy).await.unwrap_err();
     assert_eq!(bad_fields(&status), ["max_messages", "max_bytes", "wait"]);
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_can_handle_goes_to_the_dead_letters() {
+    let server = orders().await;
+    server.create_topic("dead").await;
+    let retry = RetryPolicy { dead_letter_topic: "dead".into(), ..RetryPolicy::default() };
+    let subscription = Subscription {
+        name: "mail".into(),
+        topic: "orders".into(),
+        retry: Some(retry),
+        ..Subscription::default()
+    };
+    let request = CreateSubscriptionRequest { subscription: Some(subscription), validate_only: false };
+    server.subscriptions().create_subscription(request).await.unwrap();
+    server.publish("orders", &["poison"]).await;
+    let pull = PullRequest { subscription: "mail".into(), ..PullRequest::default() };
+    let delivered = server.subscriber().pull(pull).await.unwrap().into_inner().deliveries;
+    let nack = NackRequest {
+        subscription: "mail".into(),
+        ack_ids: ids(&delivered),
+        dead_letter: true,
+        reason: "no such customer".into(),
+        ..NackRequest::default()
+    };
+    let both = NackRequest { retry_delay: Some(WireDuration { seconds: 1, nanos: 0 }), ..nack.clone() };
+    assert_refused(server.subscriber().nack(both).await, Code::InvalidArgument, "CONTRADICTION");
+    let long = NackRequest { reason: "x".repeat(1_025), ..nack.clone() };
+    assert_refused(server.subscriber().nack(long).await, Code::InvalidArgument, "TOO_LONG");
+    assert!(server.subscriber().nack(nack).await.unwrap().into_inner().failures.is_empty());
+
+    let letters = ReadMessagesRequest { topic: "dead".into(), ..ReadMessagesRequest::default() };
+    let read = server.subscriber().read_messages(letters).await.unwrap().into_inner();
+    let letter = read.messages[0].message.clone().unwrap();
+    assert_eq!(letter.data, "poison");
+    let attribute = |name: &str| letter.attributes[&format!("columba-dead-letter-{name}")].clone();
+    assert_eq!([attribute("subscription"), attribute("topic")], ["mail", "orders"]);
+    assert_eq!([attribute("attempts"), attribute("reason")], ["1", "no such customer"]);
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use columba::proto::v1::start_position::Position;
 use columba::proto::v1::{
     CreateSubscriptionRequest, DeleteSubscriptionRequest, DeliveryMode, Earliest, GetSubscriptionRequest,
-    GetSubscriptionStatsRequest, ListSubscriptionsRequest, PullRequest, SeekSubscriptionRequest,
+    GetSubscriptionStatsRequest, ListSubscriptionsRequest, PullRequest, RetryPolicy, SeekSubscriptionRequest,
     StartPosition, SubscribeRequest, Subscription, UpdateSubscriptionRequest, subscribe_request::Target,
 };
 use prost_types::{Duration, FieldMask};
@@ -217,4 +217,41 @@ async fn pausing_ends_streams_and_refuses_more() {
     assert_refused(pulled, Code::FailedPrecondition, "SUBSCRIPTION_PAUSED");
     server.subscriptions().update_subscription(pause(false)).await.unwrap();
     server.subscriber().subscribe(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_retry_policy_is_kept_as_it_was_set() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    server.create_topic("dead").await;
+    let mut subscriptions = server.subscriptions();
+    let with = |retry| create(Subscription { retry: Some(retry), ..named("billing", "orders") });
+    let policy = RetryPolicy {
+        min_backoff: Some(seconds(1)),
+        max_backoff: None,
+        max_attempts: 5,
+        dead_letter_topic: "dead".into(),
+    };
+    let made = subscriptions.create_subscription(with(policy.clone())).await.unwrap();
+    let made = made.into_inner().subscription.unwrap().retry.unwrap();
+    assert_eq!(made, RetryPolicy { max_backoff: Some(seconds(600)), ..policy.clone() });
+
+    let contradictory =
+        RetryPolicy { max_backoff: Some(Duration { seconds: 0, nanos: 1 }), ..policy.clone() };
+    let refused = subscriptions.create_subscription(with(contradictory)).await;
+    let status = assert_refused(refused, Code::InvalidArgument, "INVALID_DURATION");
+    assert_eq!(bad_fields(&status), ["subscription.retry.max_backoff"]);
+    assert!(status.message().contains("use 1s to 12h"), "{status:?}");
+    let endless = RetryPolicy { max_attempts: 100_001, ..policy.clone() };
+    let refused = subscriptions.create_subscription(with(endless)).await;
+    assert_refused(refused, Code::InvalidArgument, "TOO_LARGE");
+    for (topic, code, reason) in [
+        ("orders", Code::InvalidArgument, "DEAD_LETTER_LOOP"),
+        ("nothing", Code::NotFound, "TOPIC_NOT_FOUND"),
+        ("dead.*", Code::InvalidArgument, "INVALID_NAME"),
+    ] {
+        let policy = RetryPolicy { dead_letter_topic: topic.into(), ..policy.clone() };
+        let other = create(Subscription { retry: Some(policy), ..named("other", "orders") });
+        assert_refused(subscriptions.create_subscription(other).await, code, reason);
+    }
 }

@@ -8,8 +8,8 @@ use siphasher::sip::SipHasher24;
 use crate::embedded::log::format::{u32_at, u64_at};
 use crate::model::Offset;
 
-/// The length of an ack id: version, subscription, epoch, offset, delivery, tag.
-const LENGTH: usize = 37;
+/// The length of an ack id: version, subscription, epoch, offset, delivery, attempt, tag.
+const LENGTH: usize = 41;
 const VERSION: u8 = 1;
 
 /// What an ack id says.
@@ -23,6 +23,8 @@ pub(crate) struct AckId {
     pub(crate) offset: Offset,
     /// The delivery's number in its subscription.
     pub(crate) delivery: u64,
+    /// How often the message had been handed out with it.
+    pub(crate) attempt: u32,
 }
 
 /// Makes and checks ack ids.
@@ -40,6 +42,7 @@ impl Signer {
             all.put_u32_le(id.epoch);
             all.put_u64_le(id.offset);
             all.put_u64_le(id.delivery);
+            all.put_u32_le(id.attempt);
             let tag = self.tag(&all[start..]);
             all.put_u64_le(tag);
         }
@@ -58,6 +61,7 @@ impl Signer {
             epoch: u32_at(content, 9),
             offset: u64_at(content, 13),
             delivery: u64_at(content, 21),
+            attempt: u32_at(content, 29),
         };
         Some(id)
     }
@@ -76,7 +80,13 @@ mod tests {
     #[test]
     fn opens_only_what_it_signed() {
         let signer = Signer([3; 16]);
-        let ids = [1, 2, 3].map(|n| AckId { subscription: n, epoch: 7, offset: 10 * n, delivery: 100 * n });
+        let ids = [1, 2, 3].map(|n| AckId {
+            subscription: n,
+            epoch: 7,
+            offset: 10 * n,
+            delivery: 100 * n,
+            attempt: 3,
+        });
         let signed: Vec<_> = signer.sign(ids.into_iter()).collect();
         assert_eq!(signed.iter().filter_map(|id| signer.open(id)).collect::<Vec<_>>(), ids);
         assert_eq!(Signer([4; 16]).open(&signed[0]), None);

@@ -11,10 +11,11 @@ use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ack_id::{AckId, Signer};
-use super::leases::{ConsumerId, Leases, Next, Rules};
+use super::burial::Burial;
+use super::leases::{ConsumerId, GivenUp, Leases, Next, Rules};
 use crate::embedded::attempts::{Attempts, Unwritten};
 use crate::embedded::log::format::Seek;
-use crate::embedded::log::{Log, Operation, Place};
+use crate::embedded::log::{Log, Operation, Place, Settle};
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
@@ -65,8 +66,8 @@ pub(crate) enum Event {
     },
     /// Messages are asked for without a consumer.
     Pull(Pull),
-    /// The owner changed the rules.
-    Rules(Rules),
+    /// The owner changed the rules, and where dead letters go.
+    Rules(Rules, Option<Arc<TopicHandle>>),
     /// The owner paused or resumed it.
     Pause(bool),
     /// The owner moves it: this is the first message not settled then.
@@ -97,6 +98,7 @@ pub(crate) struct Pull {
 pub(crate) struct Snapshot {
     pub(crate) leased: u64,
     pub(crate) redelivered: u64,
+    pub(crate) dead_lettered: u64,
     pub(crate) consumers: u32,
 }
 
@@ -112,6 +114,8 @@ pub(crate) struct Subject {
     pub(crate) paused: bool,
     /// What it reads.
     pub(crate) topic: Arc<TopicHandle>,
+    /// Where messages go that are given up.
+    pub(crate) dead_letters: Option<Arc<TopicHandle>>,
     pub(crate) log: Log,
     pub(crate) signer: Signer,
     /// What is settled on disk.
@@ -136,6 +140,9 @@ pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
         behind: false,
         read_again: None,
         used: Instant::now(),
+        burial: None,
+        bury_again: None,
+        dead_lettered: 0,
     };
     tokio::spawn(dispatcher.run(queue));
     events
@@ -172,6 +179,11 @@ struct Dispatcher {
     read_again: Option<Instant>,
     /// When fetched messages were last handed out, or came.
     used: Instant,
+    /// A message on its way to the dead letters.
+    burial: Option<BoxFuture<'static, (Offset, Result<()>)>>,
+    /// The last one did not get there: not before this time again.
+    bury_again: Option<Instant>,
+    dead_lettered: u64,
 }
 
 impl Dispatcher {
@@ -188,6 +200,7 @@ impl Dispatcher {
                 }
             };
             let fetched = OptionFuture::from(self.fetch.as_mut());
+            let buried = OptionFuture::from(self.burial.as_mut());
             tokio::select! {
                 reason = end.wait_for(Option::is_some) => {
                     let reason = reason.ok().and_then(|reason| reason.clone()).unwrap_or(Error::Closed);
@@ -201,6 +214,10 @@ impl Dispatcher {
                 Some(fetched) = fetched => {
                     self.fetch = None;
                     self.fetched(fetched);
+                }
+                Some((offset, result)) = buried => {
+                    self.burial = None;
+                    self.buried(offset, result);
                 }
                 changed = visible.changed(), if !self.takers.is_empty() => {
                     if changed.is_err() {
@@ -218,6 +235,7 @@ impl Dispatcher {
             visible.mark_unchanged();
             self.leases.expire(now);
             self.hand_out(now);
+            self.bury(now);
             wake_at = self.wake_at(now);
         }
     }
@@ -229,10 +247,13 @@ impl Dispatcher {
             Event::Credit(consumer, credit) => self.leases.set_credit(consumer, credit),
             Event::Leave(seat) => seat.get().into_iter().for_each(|&consumer| self.leave(consumer, now)),
             Event::Settle { ids, settlement, place, reply } => {
-                let _ = reply.send(self.settle(ids, settlement, place, now));
+                let _ = reply.send(self.settle(ids, &settlement, place, now));
             }
             Event::Pull(pull) => self.pull(pull),
-            Event::Rules(rules) => self.leases.set_rules(rules),
+            Event::Rules(rules, dead_letters) => {
+                self.leases.set_rules(rules);
+                self.subject.dead_letters = dead_letters;
+            }
             Event::Pause(paused) => self.pause(paused, now),
             Event::Seek { next, reply } => self.seek(next, reply),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
@@ -309,6 +330,8 @@ impl Dispatcher {
         self.ready.clear();
         self.again.clear();
         (self.fetch, self.behind) = (None, false);
+        // What is on its way to the dead letters is settled before the seek, or not at all.
+        self.burial = None;
         let seek = Seek { subscription: self.subject.id, epoch: self.subject.epoch, floor };
         let committed = Arc::clone(&self.subject.committed);
         self.subject.log.submit(Operation::Seek { seek, committed, reply });
@@ -317,7 +340,7 @@ impl Dispatcher {
     fn settle(
         &mut self,
         ids: Vec<Bytes>,
-        settlement: Settlement,
+        settlement: &Settlement,
         place: Option<Place>,
         now: Instant,
     ) -> SettleReply {
@@ -339,11 +362,11 @@ impl Dispatcher {
     fn settle_one(
         &mut self,
         id: &Bytes,
-        settlement: Settlement,
+        settlement: &Settlement,
         now: Instant,
         ranges: &mut Ranges,
     ) -> std::result::Result<(), Failure> {
-        let AckId { subscription, epoch, offset, delivery } =
+        let AckId { subscription, epoch, offset, delivery, attempt } =
             self.subject.signer.open(id).ok_or(Failure::Unknown)?;
         if subscription != self.subject.id {
             return Err(Failure::WrongSubscription);
@@ -351,14 +374,14 @@ impl Dispatcher {
         if epoch != self.subject.epoch {
             return Err(Failure::Expired);
         }
-        self.leases.check(offset, delivery)?;
+        self.leases.check(offset, delivery, attempt)?;
         match settlement {
             Settlement::Ack { cumulative } => {
-                let first = if cumulative { self.leases.progress().floor() + 1 } else { offset };
+                let first = if *cumulative { self.leases.progress().floor() + 1 } else { offset };
                 self.leases.settle(first, offset);
                 ranges.add(first, offset);
             }
-            Settlement::Nack { delay } => self.leases.nack(offset, delivery, now + delay),
+            Settlement::Nack { retry, reason } => self.leases.nack(offset, delivery, *retry, reason, now),
             Settlement::Extend { deadline } => {
                 let deadline = deadline.unwrap_or(self.leases.ack_deadline());
                 self.leases.extend(offset, delivery, now + deadline);
@@ -371,6 +394,7 @@ impl Dispatcher {
         Snapshot {
             leased: self.leases.leased() as u64,
             redelivered: self.leases.redelivered(),
+            dead_lettered: self.dead_lettered,
             consumers: u32::try_from(self.leases.consumers()).unwrap_or(u32::MAX),
         }
     }
@@ -379,14 +403,15 @@ impl Dispatcher {
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         let unused = (!self.ready.is_empty() || !self.again.is_empty()).then_some(self.used + KEEP_FETCHED);
+        let always = unused.into_iter().chain(self.bury_again).chain(self.leases.last_attempt_ends());
         if self.takers.is_empty() {
-            return unused;
+            return always.filter(|&at| at > now).min();
         }
         let pulls = self.takers.iter().filter_map(|taker| match taker {
             Taker::Pull(pull) => Some(pull.until),
             Taker::Consumer(_) => None,
         });
-        let times = pulls.chain(self.leases.wake_after(now)).chain(self.read_again).chain(unused);
+        let times = pulls.chain(self.leases.wake_after(now)).chain(self.read_again).chain(always);
         times.filter(|&at| at > now).min()
     }
 
@@ -442,7 +467,7 @@ impl Dispatcher {
     fn give_back(&mut self, refused: Result<Vec<Delivery>>, now: Instant) {
         for delivery in refused.unwrap_or_default() {
             if let Some(id) = self.subject.signer.open(&delivery.ack_id) {
-                self.leases.nack(id.offset, id.delivery, now);
+                self.leases.give_back(id.offset, now);
             }
         }
     }
@@ -482,6 +507,10 @@ impl Dispatcher {
                     message
                 }
             };
+            if self.leases.is_used_up(message.offset) {
+                self.leases.give_up_next(message.offset);
+                continue;
+            }
             let size = message.envelope.len() as u64;
             // One message of any size always fits a batch, and a consumer that holds nothing.
             let fits_batch = batch.is_empty() || bytes + size <= limit.bytes as u64;
@@ -530,11 +559,12 @@ impl Dispatcher {
     }
 
     fn sign(&self, batch: Vec<(StoredMessage, u64, u32)>) -> Vec<Delivery> {
-        let ids = batch.iter().map(|(message, delivery, _)| AckId {
+        let ids = batch.iter().map(|(message, delivery, attempt)| AckId {
             subscription: self.subject.id,
             epoch: self.subject.epoch,
             offset: message.offset,
             delivery: *delivery,
+            attempt: *attempt,
         });
         let ids: Vec<_> = self.subject.signer.sign(ids).collect();
         let deliveries = batch.into_iter().zip(ids);
@@ -644,19 +674,66 @@ impl Dispatcher {
         }
     }
 
-    /// Damaged messages cannot be delivered and must not hold up the others: they count as settled.
+    /// Damaged messages cannot be delivered and must not hold up the others. They are passed over for as
+    /// long as the server runs, but not settled on disk: should they be readable again, they are delivered
+    /// after a restart, and until then they count as backlog.
     fn skip_damaged(&mut self, first: Offset, last: Offset) {
         let (name, topic) = (&self.subject.name, &self.subject.topic.name);
-        tracing::error!(subscription = %name, %topic, first, last, "skipping messages damaged on disk");
+        tracing::error!(
+            subscription = %name, %topic, first, last,
+            "passing over messages damaged on disk; seek the subscription past them to settle them"
+        );
         self.leases.settle(first, last);
-        let (reply, _) = oneshot::channel();
-        self.commit(vec![(first, last)], reply);
+    }
+
+    /// Sees to the messages that were given up, one at a time.
+    fn bury(&mut self, now: Instant) {
+        if self.burial.is_some() || self.bury_again.is_some_and(|at| at > now) {
+            return;
+        }
+        self.bury_again = None;
+        while let Some((offset, given_up)) = self.leases.next_given_up() {
+            let Some(dead_letters) = self.subject.dead_letters.clone() else {
+                let (name, GivenUp { attempts, reason }) = (&self.subject.name, given_up);
+                tracing::warn!(subscription = %name, offset, attempts, %reason, "dropping a message");
+                self.leases.settle(offset, offset);
+                self.commit(vec![(offset, offset)], oneshot::channel().0);
+                self.dead_lettered += 1;
+                continue;
+            };
+            let burial = Burial {
+                log: self.subject.log.clone(),
+                dead_letters,
+                topic: Arc::clone(&self.subject.topic),
+                subscription: (self.subject.id, self.subject.name.clone()),
+                committed: Arc::clone(&self.subject.committed),
+            };
+            self.burial = Some(Box::pin(async move { (offset, burial.run(offset, given_up).await) }));
+            return;
+        }
+    }
+
+    fn buried(&mut self, offset: Offset, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                self.leases.settle(offset, offset);
+                self.dead_lettered += 1;
+            }
+            Err(Error::Damaged { .. }) => self.skip_damaged(offset, offset),
+            Err(error) => {
+                let name = &self.subject.name;
+                tracing::warn!(subscription = %name, offset, %error, "no dead letter yet; trying again");
+                self.leases.unbury(offset);
+                self.bury_again = Some(Instant::now() + READ_RETRY);
+            }
+        }
     }
 
     /// Has the log remember what is settled.
     fn commit(&self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
         let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
-        self.subject.log.submit(Operation::Settle { subscription, ranges, committed, reply });
+        let settle = Settle { subscription, ranges, committed };
+        self.subject.log.submit(Operation::Settle { settle, reply });
     }
 
     /// Answers pulls whose time is over, unless their messages are being fetched.

@@ -2,14 +2,15 @@
 //!
 //! A plain struct: no I/O, no clock, no lock. Every call that depends on time takes `now`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
-use crate::engine::{Credit, Failure};
+use crate::engine::{Credit, Failure, Retry};
 use crate::model::limits::MAX_BATCH_MESSAGES;
-use crate::model::{Mode, Offset};
+use crate::model::{Backoff, Mode, Offset};
 
 /// A consumer's number, rising in the order of joining.
 pub(crate) type ConsumerId = u64;
@@ -23,6 +24,10 @@ pub(crate) struct Rules {
     pub(crate) ack_deadline: Duration,
     /// Messages leased, or waiting for their redelivery, at once.
     pub(crate) max_in_flight: usize,
+    /// When a message is handed out again that failed.
+    pub(crate) backoff: Backoff,
+    /// A message is given up after so many attempts; 0 for no limit.
+    pub(crate) max_attempts: u32,
 }
 
 /// The state of a subscription.
@@ -36,7 +41,13 @@ pub(crate) struct Leases {
     /// leased or waiting.
     cursor: Offset,
     leased: BTreeMap<Offset, Lease>,
+    /// How many leases are nobody's.
+    pulled: usize,
     waiting: BTreeMap<Offset, Waiting>,
+    /// Messages given up, until that is on disk.
+    given_up: BTreeMap<Offset, GivenUp>,
+    /// Those of them that nobody has taken care of yet.
+    unburied: VecDeque<Offset>,
     /// The waiting messages by the time they are due.
     due: BTreeSet<(Instant, Offset)>,
     /// No lease ends before it.
@@ -63,6 +74,15 @@ struct Waiting {
     delivery: u64,
     attempt: u32,
     due: Instant,
+}
+
+/// Why a message was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GivenUp {
+    /// How often it was handed out.
+    pub(crate) attempts: u32,
+    /// What happened to its last delivery.
+    pub(crate) reason: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -102,7 +122,10 @@ impl Leases {
             progress,
             before,
             leased: BTreeMap::new(),
+            pulled: 0,
             waiting: BTreeMap::new(),
+            given_up: BTreeMap::new(),
+            unburied: VecDeque::new(),
             due: BTreeSet::new(),
             next_deadline: None,
             consumers: BTreeMap::new(),
@@ -163,7 +186,7 @@ impl Leases {
         }
         let held = self.leased.iter().filter(|(_, lease)| lease.consumer == Some(consumer));
         for offset in held.map(|(&offset, _)| offset).collect::<Vec<_>>() {
-            self.take_back(offset, now);
+            self.give_back(offset, now);
         }
     }
 
@@ -175,8 +198,9 @@ impl Leases {
             return if held { (0, 0) } else { (usize::MAX, u64::MAX) };
         };
         let Some(holder) = self.consumers.get(&consumer) else { return (0, 0) };
-        let standby = self.rules.mode == Mode::Exclusive
-            && self.consumers.first_key_value().is_some_and(|(&oldest, _)| oldest != consumer);
+        // Whoever pulled without a stream is served before any stream that came later.
+        let is_oldest = self.consumers.first_key_value().is_some_and(|(&oldest, _)| oldest == consumer);
+        let standby = self.rules.mode == Mode::Exclusive && (self.pulled > 0 || !is_oldest);
         if standby {
             return (0, 0);
         }
@@ -197,10 +221,15 @@ impl Leases {
         }
         let expired = self.leased.iter().filter(|(_, lease)| lease.deadline <= now);
         for offset in expired.map(|(&offset, _)| offset).collect::<Vec<_>>() {
-            self.take_back(offset, now);
+            self.take_back(offset, Retry::ByPolicy, || "its deadline passed".into(), now);
         }
         let earliest = self.leased.values().map(|lease| lease.deadline).min();
         self.next_deadline = earliest.map(|deadline| deadline.max(now + self.grain()));
+    }
+
+    /// When a lease may end, and with it the last attempt at a message.
+    pub(crate) fn last_attempt_ends(&self) -> Option<Instant> {
+        self.next_deadline.filter(|_| self.rules.max_attempts > 0)
     }
 
     /// When something ends or becomes due after `now`.
@@ -219,7 +248,7 @@ impl Leases {
         match again {
             Some((due, offset)) if due <= now && !skip_again => Next::Again(offset),
             Some(_) if self.rules.mode == Mode::Exclusive => Next::Nothing,
-            _ if self.leased.len() + self.waiting.len() >= self.rules.max_in_flight => Next::Nothing,
+            _ if self.in_flight() >= self.rules.max_in_flight => Next::Nothing,
             _ => Next::New,
         }
     }
@@ -227,6 +256,12 @@ impl Leases {
     /// The next message that was never handed out.
     pub(crate) fn cursor(&self) -> Offset {
         self.cursor
+    }
+
+    /// Whether a message is leased.
+    #[cfg(test)]
+    pub(crate) fn is_leased(&self, offset: Offset) -> bool {
+        self.leased.contains_key(&offset)
     }
 
     /// Whether a message waits to be handed out again.
@@ -240,6 +275,54 @@ impl Leases {
             && !self.progress.is_settled(offset)
             && !self.waiting.contains_key(&offset)
             && !self.leased.contains_key(&offset)
+            && !self.given_up.contains_key(&offset)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.leased.len() + self.waiting.len() + self.given_up.len()
+    }
+
+    /// Whether a message that would be handed out has no attempts left: it failed before a restart, or
+    /// the limit was lowered since.
+    pub(crate) fn is_used_up(&self, offset: Offset) -> bool {
+        let attempts = self.waiting.get(&offset).map_or_else(|| self.before.of(offset), |it| it.attempt);
+        self.has_no_more(attempts)
+    }
+
+    fn has_no_more(&self, attempts: u32) -> bool {
+        self.rules.max_attempts > 0 && attempts >= self.rules.max_attempts
+    }
+
+    /// Gives up a message that [`next`](Self::next) allowed, instead of handing it out.
+    pub(crate) fn give_up_next(&mut self, offset: Offset) {
+        let attempts = if let Some(waiting) = self.unwait(offset) {
+            waiting.attempt
+        } else {
+            self.cursor = offset + 1;
+            self.before.of(offset)
+        };
+        self.give_up(offset, attempts, "its attempts were used up before".into());
+    }
+
+    fn give_up(&mut self, offset: Offset, attempts: u32, reason: Arc<str>) {
+        self.given_up.insert(offset, GivenUp { attempts, reason });
+        self.unburied.push_back(offset);
+    }
+
+    /// A message that was given up, for somebody to take care of, who then settles it or says that it
+    /// [failed](Self::unbury).
+    pub(crate) fn next_given_up(&mut self) -> Option<(Offset, GivenUp)> {
+        while let Some(offset) = self.unburied.pop_front() {
+            if let Some(given_up) = self.given_up.get(&offset) {
+                return Some((offset, given_up.clone()));
+            }
+        }
+        None
+    }
+
+    /// Nobody could take care of a message that was given up.
+    pub(crate) fn unbury(&mut self, offset: Offset) {
+        self.unburied.push_front(offset);
     }
 
     /// Hands out a message that [`next`](Self::next) allowed.
@@ -266,21 +349,25 @@ impl Leases {
             holder.messages += 1;
             holder.bytes += bytes;
         }
-        let lease = Lease { delivery: self.last_delivery, attempt, consumer, deadline, bytes };
-        self.leased.insert(offset, lease);
+        self.lease(offset, Lease { delivery: self.last_delivery, attempt, consumer, deadline, bytes });
         Handed { delivery: self.last_delivery, attempt }
     }
 
     /// Whether a delivery of this subscription still counts.
-    pub(crate) fn check(&self, offset: Offset, delivery: u64) -> Result<(), Failure> {
+    pub(crate) fn check(&self, offset: Offset, delivery: u64, attempt: u32) -> Result<(), Failure> {
         if self.progress.is_settled(offset) {
             return Err(Failure::AlreadySettled);
+        }
+        if self.given_up.contains_key(&offset) {
+            return Err(Failure::Expired);
         }
         let current = match (self.leased.get(&offset), self.waiting.get(&offset)) {
             (Some(lease), _) => lease.delivery,
             (None, Some(waiting)) => waiting.delivery,
-            // Handed out before the process started, and not since.
-            (None, None) => return Ok(()),
+            // Handed out before the process started, and not since: the last of those counts, of which the
+            // note may be lost.
+            (None, None) if attempt >= self.before.of(offset) => return Ok(()),
+            (None, None) => return Err(Failure::Expired),
         };
         if current == delivery { Ok(()) } else { Err(Failure::Expired) }
     }
@@ -292,7 +379,8 @@ impl Leases {
         } else {
             let leased = self.leased.range(first..=last).map(|(&offset, _)| offset);
             let waiting = self.waiting.range(first..=last).map(|(&offset, _)| offset);
-            for offset in leased.chain(waiting).collect::<Vec<_>>() {
+            let given_up = self.given_up.range(first..=last).map(|(&offset, _)| offset);
+            for offset in leased.chain(waiting).chain(given_up).collect::<Vec<_>>() {
                 self.forget(offset);
             }
         }
@@ -307,7 +395,10 @@ impl Leases {
         self.before = Attempts::new(progress.floor());
         self.progress = progress;
         self.leased.clear();
+        self.pulled = 0;
         self.waiting.clear();
+        self.given_up.clear();
+        self.unburied.clear();
         self.due.clear();
         self.next_deadline = None;
         for holder in self.consumers.values_mut() {
@@ -315,14 +406,27 @@ impl Leases {
         }
     }
 
-    /// Gives a delivery back, to be handed out again from `due` on.
-    pub(crate) fn nack(&mut self, offset: Offset, delivery: u64, due: Instant) {
+    /// A delivery failed: its message is handed out again, or given up.
+    pub(crate) fn nack(
+        &mut self,
+        offset: Offset,
+        delivery: u64,
+        retry: Retry,
+        reason: &Arc<str>,
+        now: Instant,
+    ) {
+        let reason = || if reason.is_empty() { "its consumer failed".into() } else { Arc::clone(reason) };
         if self.leased.contains_key(&offset) {
-            self.take_back(offset, due);
+            self.take_back(offset, retry, reason, now);
         } else {
             let attempt = self.unwait(offset).map_or(self.before.of(offset), |waiting| waiting.attempt);
-            self.wait(offset, Waiting { delivery, attempt, due });
+            self.put_back(offset, (delivery, attempt), retry, reason, now);
         }
+    }
+
+    /// A message was handed out to somebody who is gone: it is due at once.
+    pub(crate) fn give_back(&mut self, offset: Offset, now: Instant) {
+        self.take_back(offset, Retry::After(Duration::ZERO), || "its consumer left".into(), now);
     }
 
     /// Moves a lease's deadline. A lease that has ended begins anew if its message was not handed out
@@ -332,8 +436,7 @@ impl Leases {
             lease.deadline = deadline;
         } else {
             let attempt = self.unwait(offset).map_or(self.before.of(offset), |waiting| waiting.attempt);
-            let lease = Lease { delivery, attempt, consumer: None, deadline, bytes: 0 };
-            self.leased.insert(offset, lease);
+            self.lease(offset, Lease { delivery, attempt, consumer: None, deadline, bytes: 0 });
         }
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
     }
@@ -349,10 +452,29 @@ impl Leases {
     }
 
     /// Ends a lease without settling its message.
-    fn take_back(&mut self, offset: Offset, due: Instant) {
+    fn take_back(&mut self, offset: Offset, retry: Retry, reason: impl FnOnce() -> Arc<str>, now: Instant) {
         if let Some(lease) = self.unlease(offset) {
-            self.wait(offset, Waiting { delivery: lease.delivery, attempt: lease.attempt, due });
+            self.put_back(offset, (lease.delivery, lease.attempt), retry, reason, now);
         }
+    }
+
+    /// Has a message wait for its next attempt, or gives it up.
+    fn put_back(
+        &mut self,
+        offset: Offset,
+        (delivery, attempt): (u64, u32),
+        retry: Retry,
+        reason: impl FnOnce() -> Arc<str>,
+        now: Instant,
+    ) {
+        if retry == Retry::Never || self.has_no_more(attempt) {
+            return self.give_up(offset, attempt, reason());
+        }
+        let delay = match retry {
+            Retry::After(delay) => delay,
+            Retry::ByPolicy | Retry::Never => self.rules.backoff.after(attempt, delivery),
+        };
+        self.wait(offset, Waiting { delivery, attempt, due: now + delay });
     }
 
     fn wait(&mut self, offset: Offset, waiting: Waiting) {
@@ -366,8 +488,14 @@ impl Leases {
         Some(waiting)
     }
 
+    fn lease(&mut self, offset: Offset, lease: Lease) {
+        self.pulled += usize::from(lease.consumer.is_none());
+        self.leased.insert(offset, lease);
+    }
+
     fn unlease(&mut self, offset: Offset) -> Option<Lease> {
         let lease = self.leased.remove(&offset)?;
+        self.pulled -= usize::from(lease.consumer.is_none());
         if let Some(holder) = lease.consumer.and_then(|id| self.consumers.get_mut(&id)) {
             holder.messages -= 1;
             holder.bytes -= lease.bytes;
@@ -376,8 +504,8 @@ impl Leases {
     }
 
     fn forget(&mut self, offset: Offset) {
-        if self.unlease(offset).is_none() {
-            self.unwait(offset);
+        if self.unlease(offset).is_none() && self.unwait(offset).is_none() {
+            self.given_up.remove(&offset);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Subscriptions at work: who gets which message, and what became of it.
 //!
 //! [`leases`] is the state machine, without I/O, clock or lock. [`dispatch`] is the task that owns
-//! one for each subscription and feeds it. [`consumer`] and [`ephemeral`] are what streams hold.
+//! one for each subscription and feeds it. [`consumer`] and [`ephemeral`] are what streams hold;
+//! [`burial`] takes a message that was given up to the dead letters.
 
 pub(crate) mod ack_id;
+pub(crate) mod burial;
 pub(crate) mod consumer;
 pub(crate) mod dispatch;
 pub(crate) mod ephemeral;

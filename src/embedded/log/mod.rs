@@ -44,12 +44,8 @@ pub(crate) enum Operation {
     Publish(PublishOperation),
     /// Settle messages; answers with the subscription's floor.
     Settle {
-        /// The subscription's number.
-        subscription: u64,
-        /// First and last offsets.
-        ranges: Vec<(Offset, Offset)>,
-        /// Where what is durable is kept for others to see.
-        committed: Arc<Committed>,
+        /// Which.
+        settle: Settle,
         /// Gets the floor.
         reply: oneshot::Sender<Result<Offset>>,
     },
@@ -93,10 +89,22 @@ pub(crate) struct PublishOperation {
     pub(crate) bytes: usize,
     /// When to answer.
     pub(crate) durability: Durability,
+    /// What is settled in the same transaction.
+    pub(crate) settle: Option<Settle>,
     /// Gets the receipt; none left once it has.
     pub(crate) reply: Option<oneshot::Sender<Result<Receipt>>>,
     /// The operation's place in the queue, given back when it is done.
     pub(crate) _place: Place,
+}
+
+/// Messages of a subscription to settle.
+pub(crate) struct Settle {
+    /// The subscription's number.
+    pub(crate) subscription: u64,
+    /// First and last offsets.
+    pub(crate) ranges: Vec<(Offset, Offset)>,
+    /// Where what is durable is kept for others to see.
+    pub(crate) committed: Arc<Committed>,
 }
 
 impl PublishOperation {

@@ -22,7 +22,7 @@ use super::index::Run;
 use super::segments::{self, Segments};
 use super::sidecar::{SegmentIndex, Source};
 use super::tail::Tail;
-use super::{Operation, PublishOperation};
+use super::{Operation, PublishOperation, Settle};
 use crate::embedded::checkpoint;
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::state::{Record, State};
@@ -178,15 +178,10 @@ impl Writer {
                 }
                 self.add_publish(batch, operation)
             }
-            Operation::Settle { subscription, ranges, committed, reply } => {
-                self.frame(batch, 16 + 16 * ranges.len(), |payload| {
-                    format::write_record(payload, RecordKind::Settle, |body| {
-                        format::write_settle(body, subscription, &ranges);
-                    });
-                })?;
+            Operation::Settle { settle, reply } => {
+                self.frame(batch, settle_size(&settle), |payload| write_settle(payload, &settle))?;
                 // Only now: had the segment rolled, its checkpoint must not know of this yet.
-                let progress = self.parts.state.settle(subscription, &ranges);
-                batch.pending.push(Pending::progress(progress, committed, reply));
+                self.settle(batch, settle, reply);
                 Ok(())
             }
             Operation::Hand { subscription, unwritten } => {
@@ -224,7 +219,7 @@ impl Writer {
         }
     }
 
-    fn add_publish(&mut self, batch: &mut Batch, operation: PublishOperation) -> io::Result<()> {
+    fn add_publish(&mut self, batch: &mut Batch, mut operation: PublishOperation) -> io::Result<()> {
         let id = operation.topic.id;
         let Some(topic) = self.parts.state.topics.get(&id) else {
             let error = Error::TopicNotFound(operation.topic.name.clone());
@@ -233,17 +228,32 @@ impl Writer {
         };
         let first = topic.next;
         let last = first + operation.envelopes.len() as u64 - 1;
-        let size = Publish::written_size(operation.envelopes.len(), operation.bytes);
+        let also = operation.settle.as_ref();
+        let size =
+            Publish::written_size(operation.envelopes.len(), operation.bytes) + also.map_or(0, settle_size);
         let (position, length) = self.frame(batch, size, |payload| {
             format::write_record(payload, RecordKind::Publish, |body| {
                 Publish::write(body, id, first, operation.envelopes.iter());
             });
+            if let Some(settle) = also {
+                write_settle(payload, settle);
+            }
         })?;
         self.parts.state.append(id, last, operation.bytes as u64, self.last_time);
         let run = Run { first, last, time: self.last_time, position, length };
         self.space.spend(u64::from(length));
+        if let Some(settle) = operation.settle.take() {
+            // Nobody waits for the floor: the receipt tells that all of it is durable.
+            self.settle(batch, settle, oneshot::channel().0);
+        }
         batch.pending.push(Pending::Publish { operation, run });
         Ok(())
+    }
+
+    /// Notes what is settled by a frame of the batch.
+    fn settle(&mut self, batch: &mut Batch, settle: Settle, reply: oneshot::Sender<Result<Offset, Error>>) {
+        let progress = self.parts.state.settle(settle.subscription, &settle.ranges);
+        batch.pending.push(Pending::progress(progress, settle.committed, reply));
     }
 
     /// Appends a transaction to the batch; rolls the segment first if it would not fit. Returns its
@@ -465,6 +475,16 @@ impl<'a> Shown<'a> {
             topic.show(run.last, bytes);
         }
     }
+}
+
+fn settle_size(settle: &Settle) -> usize {
+    16 + 16 * settle.ranges.len()
+}
+
+fn write_settle(payload: &mut BytesMut, settle: &Settle) {
+    format::write_record(payload, RecordKind::Settle, |body| {
+        format::write_settle(body, settle.subscription, &settle.ranges);
+    });
 }
 
 fn encode_change(record: &Record) -> (RecordKind, Bytes) {

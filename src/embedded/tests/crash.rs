@@ -11,6 +11,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::super::log::fs_sim::Faults;
 use super::*;
+use crate::engine::Retry;
+use crate::model::RetryPolicy;
 
 const TOPICS: [&str; 3] = ["orders", "orders.eu", "payments"];
 const SEEDS: u64 = 60;
@@ -217,4 +219,58 @@ async fn what_a_killed_process_left_in_the_page_cache_is_on_disk_before_it_is_se
             engine.close().await;
         }
     }
+}
+
+/// The source offsets that a dead-letter topic tells of.
+async fn buried(engine: &EmbeddedEngine) -> Vec<Offset> {
+    let (letters, damaged) = read_all(engine, "dead").await;
+    assert_eq!(damaged, []);
+    let offset = |letter: &StoredMessage| {
+        let text = String::from_utf8_lossy(&letter.envelope.0).into_owned();
+        let digits = text.split("columba-dead-letter-offset").nth(1).unwrap().chars().skip(2);
+        digits.take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    letters.iter().map(offset).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_among_the_dead_letters_or_still_to_be_delivered_and_never_both() {
+    const MESSAGES: u64 = 40;
+    let mut random = StdRng::seed_from_u64(5);
+    let mut split = 0;
+    for round in 0..40 {
+        let fs = SimFs::new();
+        let engine = open(&fs).await.unwrap();
+        create_topic(&engine, "orders").await;
+        create_topic(&engine, "dead").await;
+        let retry = RetryPolicy { dead_letter_topic: Some(name("dead")), ..RetryPolicy::default() };
+        let settings = SubscriptionSettings {
+            ack_deadline: Duration::from_secs(600),
+            retry,
+            ..SubscriptionSettings::new(name("orders"))
+        };
+        engine.create_subscription(name("worker"), settings, Intent::Apply).await.unwrap();
+        for _ in 0..MESSAGES {
+            publish(&engine, "orders", &[&[b'x'; 300]]).await.unwrap();
+        }
+        let ids = deliveries(&engine, "worker").await.into_iter().map(|delivery| delivery.ack_id).collect();
+        let give_up = Settlement::Nack { retry: Retry::Never, reason: "".into() };
+        engine.settle(&name("worker"), ids, give_up).await.unwrap();
+        while engine.stats(&name("worker")).await.unwrap().dead_lettered < round {
+            tokio::task::yield_now().await;
+        }
+        let left = fs.after_power_cut(&mut random);
+        engine.close().await;
+
+        let engine = open(&left).await.unwrap();
+        let buried = buried(&engine).await;
+        let delivered = deliveries(&engine, "worker").await;
+        let delivered: Vec<_> = delivered.iter().map(|delivery| delivery.message.offset).collect();
+        split += usize::from(!buried.is_empty() && !delivered.is_empty());
+        let mut all = [buried, delivered].concat();
+        all.sort_unstable();
+        assert_eq!(all, (1..=MESSAGES).collect::<Vec<_>>(), "round {round}");
+        engine.close().await;
+    }
+    assert!(split > 5, "only {split} cuts came between the first and the last");
 }

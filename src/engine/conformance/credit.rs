@@ -4,7 +4,7 @@
 
 use super::Harness;
 use super::fixture::{
-    END_LEASE, FREELY, Fixture, NACK, begin, envelope, messages, next_n, offsets, soon, subscription,
+    END_LEASE, FREELY, Fixture, begin, envelope, messages, nack, next_n, offsets, soon, subscription,
 };
 use crate::engine::{Credit, Intent, SubscriptionChange};
 
@@ -77,7 +77,7 @@ pub(crate) async fn what_is_given_back_frees_it(harness: impl Harness) {
     engine.publish(2).await;
     let mut consumer = engine.consumer(messages(1)).await;
     let first = next_n(&mut *consumer, 1).await;
-    engine.settle_all(&first, NACK).await;
+    engine.settle_all(&first, nack()).await;
     assert_eq!(offsets(&engine.pull_now(1).await), [1]);
     let second = next_n(&mut *consumer, 1).await;
     assert_eq!(offsets(&second), [2]);

@@ -2,10 +2,10 @@
 
 use super::Harness;
 use super::fixture::{
-    ACK_CUMULATIVE, FREELY, Fixture, LONG, NACK, PLENTY, attempts, begin, envelope, messages, next, next_n,
-    offsets, soon, subscription,
+    ACK_CUMULATIVE, FREELY, Fixture, LONG, PLENTY, attempts, begin, envelope, messages, nack, nack_for, next,
+    next_n, offsets, soon, subscription,
 };
-use crate::engine::{Credit, Error, Settlement};
+use crate::engine::{Credit, Error};
 use crate::model::Mode;
 
 /// Nothing, on an engine without exclusive subscriptions.
@@ -69,7 +69,7 @@ pub(crate) async fn redelivery_holds_up_what_follows(harness: impl Harness) {
     engine.publish(3).await;
     let mut consumer = engine.consumer(messages(2)).await;
     let held = next_n(&mut *consumer, 2).await;
-    engine.settle_all(&held, NACK).await;
+    engine.settle_all(&held, nack()).await;
     let again = next_n(&mut *consumer, 2).await;
     assert_eq!(attempts(&again), [(1, 2), (2, 2)], "they come again in order, before the third");
     engine.ack(&again).await;
@@ -81,11 +81,11 @@ pub(crate) async fn a_delay_holds_up_what_follows(harness: impl Harness) {
     engine.publish(3).await;
     let mut consumer = engine.consumer(messages(2)).await;
     let held = next_n(&mut *consumer, 2).await;
-    engine.settle_all(&held[..1], Settlement::Nack { delay: LONG }).await;
-    engine.settle_all(&held[1..], NACK).await;
+    engine.settle_all(&held[..1], nack_for(LONG)).await;
+    engine.settle_all(&held[1..], nack()).await;
     let waiting = begin(&mut *consumer);
     // The id counts until the message is handed out again: the delay ends here.
-    engine.settle_all(&held[..1], NACK).await;
+    engine.settle_all(&held[..1], nack()).await;
     let mut again = soon(waiting).await.unwrap();
     if again.len() < 2 {
         again.extend(next(&mut *consumer).await);
@@ -102,8 +102,20 @@ pub(crate) async fn a_held_subscription_cannot_be_pulled(harness: impl Harness) 
     let mut consumer = engine.consumer(FREELY).await;
     let error = soon(engine.pull(&subscription(), PLENTY, LONG)).await.unwrap_err();
     assert_eq!(error, Error::Held(subscription()));
-    assert_eq!(offsets(&next(&mut *consumer).await), [2]);
     engine.ack(&pulled).await;
+    assert_eq!(offsets(&next(&mut *consumer).await), [2]);
     drop(consumer);
     assert_eq!(attempts(&engine.pull_next(10).await), [(2, 2)]);
+}
+
+pub(crate) async fn what_was_pulled_holds_up_streams(harness: impl Harness) {
+    let Some(engine) = exclusive(&harness).await else { return };
+    engine.publish(6).await;
+    let pulled = engine.pull_n(2).await;
+    assert_eq!(offsets(&engine.pull_n(1).await), [3], "who pulls, pulls on");
+    let mut consumer = engine.consumer(FREELY).await;
+    let waiting = begin(&mut *consumer);
+    engine.ack(&pulled).await;
+    engine.seek(&subscription(), crate::model::Start::Offset(3)).await.unwrap();
+    assert_eq!(offsets(&soon(waiting).await.unwrap()), [3, 4, 5, 6]);
 }

@@ -11,7 +11,8 @@ use futures::FutureExt;
 
 use super::Harness;
 use crate::engine::{
-    Consumer, Credit, Engine, Error, Failure, Intent, Page, ReadLimit, Result, Settled, Settlement, Target,
+    Consumer, Credit, Engine, Error, Failure, Intent, Page, ReadLimit, Result, Retry, Settled, Settlement,
+    Target,
 };
 use crate::model::{
     Delivery, Envelope, Name, Offset, Receipt, Start, StoredMessage, SubscriptionSettings, SubscriptionStats,
@@ -32,9 +33,28 @@ pub(super) const EVERYTHING: Page = Page { after: None, limit: 1_000, pattern: N
 
 pub(super) const ACK: Settlement = Settlement::Ack { cumulative: false };
 pub(super) const ACK_CUMULATIVE: Settlement = Settlement::Ack { cumulative: true };
-pub(super) const NACK: Settlement = Settlement::Nack { delay: Duration::ZERO };
 /// Ends a lease, as if its deadline had come.
 pub(super) const END_LEASE: Settlement = Settlement::Extend { deadline: Some(Duration::ZERO) };
+
+/// A failed delivery, to be handed out again after a delay.
+pub(super) fn nack_for(delay: Duration) -> Settlement {
+    Settlement::Nack { retry: Retry::After(delay), reason: "".into() }
+}
+
+/// A failed delivery, to be handed out again at once.
+pub(super) fn nack() -> Settlement {
+    nack_for(Duration::ZERO)
+}
+
+/// A failed delivery, and what the subscription's policy makes of it.
+pub(super) fn fail(reason: &str) -> Settlement {
+    Settlement::Nack { retry: Retry::ByPolicy, reason: reason.into() }
+}
+
+/// A delivery that is given up.
+pub(super) fn give_up(reason: &str) -> Settlement {
+    Settlement::Nack { retry: Retry::Never, reason: reason.into() }
+}
 
 /// The topic of most cases.
 pub(super) fn topic() -> Name {

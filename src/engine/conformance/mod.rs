@@ -14,6 +14,7 @@
 pub(crate) mod closing;
 pub(crate) mod consuming;
 pub(crate) mod credit;
+pub(crate) mod dead_letters;
 pub(crate) mod ephemeral;
 pub(crate) mod exclusive;
 mod fixture;
@@ -113,6 +114,7 @@ macro_rules! conformance_suite {
                 the_oldest_consumer_gets_everything, a_standby_takes_over_in_order,
                 a_message_without_room_does_not_go_to_a_standby, redelivery_holds_up_what_follows,
                 a_delay_holds_up_what_follows, a_held_subscription_cannot_be_pulled,
+                what_was_pulled_holds_up_streams,
             }
             seeking {
                 back_delivers_again, forward_skips, by_time_and_to_the_ends, past_the_end_is_refused,
@@ -122,6 +124,14 @@ macro_rules! conformance_suite {
             pausing {
                 nothing_is_delivered_until_resumed, ends_consumers_and_waiting_pulls, acks_still_count,
                 a_paused_subscription_can_be_created,
+            }
+            dead_letters {
+                a_message_is_given_up_after_its_last_attempt, a_message_is_given_up_at_once_on_request,
+                a_letter_tells_the_whole_story, whoever_lets_go_of_the_last_attempt,
+                without_a_topic_messages_are_dropped, what_is_given_up_holds_up_no_other,
+                a_given_up_delivery_cannot_be_settled, the_topic_must_exist_and_be_another,
+                a_topic_that_takes_letters_stays, failures_wait_as_the_policy_says,
+                the_policy_can_be_changed,
             }
             ephemeral {
                 starts_where_asked, waits_at_an_offset_past_the_end, leases_nothing,
@@ -135,7 +145,7 @@ macro_rules! conformance_suite {
                 topics_and_messages_stay, subscriptions_and_progress_stay, deleted_things_stay_deleted,
                 unsettled_messages_return_and_settled_ones_do_not,
                 an_ack_from_before_counts, an_id_from_before_expires_when_handed_out_again,
-                attempts_are_counted_on, a_seek_and_a_pause_stay,
+                only_the_last_id_from_before_counts, attempts_are_counted_on, a_seek_and_a_pause_stay, attempts_used_up_before_stay_used_up,
             }
         }
     };

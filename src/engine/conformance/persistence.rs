@@ -2,11 +2,12 @@
 
 use super::Harness;
 use super::fixture::{
-    ACK, EVERYTHING, FREELY, Fixture, NACK, attempts, envelope, name, next_n, offsets, subscription, topic,
+    ACK, EVERYTHING, FREELY, Fixture, LONG, PLENTY, attempts, envelope, nack, name, next_n, offsets,
+    subscription, topic,
 };
 use super::pausing::set_paused;
 use crate::engine::{Error, Failure, Intent, SubscriptionChange, TopicChange};
-use crate::model::{Mode, Start, SubscriptionSettings};
+use crate::model::{Mode, RetryPolicy, Start, SubscriptionSettings, TopicSettings};
 
 async fn reopened(harness: &mut impl Harness, fixture: Fixture) -> Fixture {
     drop(fixture);
@@ -165,7 +166,7 @@ pub(crate) async fn attempts_are_counted_on(mut harness: impl Harness) {
     let mut engine = Fixture::subscribed(&harness).await;
     engine.publish(3).await;
     let held = engine.pull_n(2).await;
-    engine.settle_all(&held[..1], NACK).await;
+    engine.settle_all(&held[..1], nack()).await;
     assert_eq!(attempts(&engine.pull_n(1).await), [(1, 2)]);
     for lives in 1..4 {
         engine = reopened(&mut harness, engine).await;
@@ -174,4 +175,41 @@ pub(crate) async fn attempts_are_counted_on(mut harness: impl Harness) {
         assert_eq!(again, [(1, 2 + lives), (2, 1 + lives)]);
     }
     assert_eq!(attempts(&engine.pull_n(1).await), [(3, 1)], "never handed out before");
+}
+
+pub(crate) async fn attempts_used_up_before_stay_used_up(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let letters = name("dead-letters");
+    let engine = Fixture::new(&harness).await;
+    engine.create_topic(letters.clone(), TopicSettings::default(), Intent::Apply).await.unwrap();
+    let retry =
+        RetryPolicy { max_attempts: 1, dead_letter_topic: Some(letters.clone()), ..RetryPolicy::default() };
+    let settings = SubscriptionSettings { ack_deadline: LONG, retry, ..SubscriptionSettings::new(topic()) };
+    let made = engine.create_subscription(subscription(), settings, Intent::Apply).await.unwrap();
+    engine.publish(2).await;
+    engine.pull_n(1).await;
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.subscription(&subscription()).await.unwrap(), made);
+    assert_eq!(attempts(&engine.pull_next(10).await), [(2, 1)]);
+    while engine.progress().await.dead_lettered == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(engine.read(&letters, Start::Earliest, PLENTY).await.unwrap().len(), 1);
+}
+
+pub(crate) async fn only_the_last_id_from_before_counts(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.publish(1).await;
+    let first = engine.pull_n(1).await;
+    engine.settle_all(&first, nack()).await;
+    let second = engine.pull_n(1).await;
+    assert_eq!(engine.failure(&first[0], ACK).await, Failure::Expired);
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.failure(&first[0], ACK).await, Failure::Expired);
+    assert_eq!(engine.ack(&second).await, 1);
 }

@@ -2,10 +2,10 @@
 
 use super::Harness;
 use super::fixture::{
-    END_LEASE, FREELY, Fixture, LONG, NACK, SHORT, attempts, begin, ids, next, next_n, offsets, soon,
-    subscription,
+    END_LEASE, FREELY, Fixture, LONG, SHORT, attempts, begin, ids, nack, nack_for, next, next_n, offsets,
+    soon, subscription,
 };
-use crate::engine::{Intent, Settlement, SubscriptionChange};
+use crate::engine::{Intent, SubscriptionChange};
 
 pub(crate) async fn at_the_deadline(harness: impl Harness) {
     let engine = Fixture::subscribed_with(&harness, |settings| settings.ack_deadline = SHORT).await;
@@ -33,7 +33,7 @@ pub(crate) async fn after_a_nack(harness: impl Harness) {
     let mut consumer = engine.consumer(FREELY).await;
     let held = next_n(&mut *consumer, 2).await;
     let waiting = begin(&mut *consumer);
-    engine.settle_all(&held[1..], NACK).await;
+    engine.settle_all(&held[1..], nack()).await;
     assert_eq!(attempts(&soon(waiting).await.unwrap()), [(2, 2)]);
 }
 
@@ -41,12 +41,12 @@ pub(crate) async fn after_a_nacks_delay(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
     engine.publish(1).await;
     let held = engine.pull_n(1).await;
-    engine.settle_all(&held, Settlement::Nack { delay: LONG }).await;
+    engine.settle_all(&held, nack_for(LONG)).await;
     assert_eq!(engine.pull_now(1).await, []);
     let stats = engine.progress().await;
     assert_eq!((stats.backlog_messages, stats.in_flight), (1, 0));
     // The id counts until the message is handed out again, so the delay can be changed.
-    engine.settle_all(&held, Settlement::Nack { delay: SHORT }).await;
+    engine.settle_all(&held, nack_for(SHORT)).await;
     assert_eq!(attempts(&engine.pull_next(1).await), [(1, 2)]);
 }
 
@@ -54,8 +54,8 @@ pub(crate) async fn a_delayed_message_holds_up_no_other(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
     engine.publish(3).await;
     let held = engine.pull_n(2).await;
-    engine.settle_all(&held[..1], Settlement::Nack { delay: LONG }).await;
-    engine.settle_all(&held[1..], NACK).await;
+    engine.settle_all(&held[..1], nack_for(LONG)).await;
+    engine.settle_all(&held[1..], nack()).await;
     assert_eq!(attempts(&engine.pull_n(2).await), [(2, 2), (3, 1)]);
 }
 
@@ -91,7 +91,7 @@ pub(crate) async fn attempts_are_counted(harness: impl Harness) {
     engine.publish(2).await;
     let mut delivered = engine.pull_n(2).await;
     for attempt in 2..=5 {
-        let settlement = if attempt % 2 == 0 { NACK } else { END_LEASE };
+        let settlement = if attempt % 2 == 0 { nack() } else { END_LEASE };
         engine.settle_all(&delivered[..1], settlement).await;
         delivered = engine.pull_n(1).await;
         assert_eq!(attempts(&delivered), [(1, attempt)]);
@@ -103,7 +103,7 @@ pub(crate) async fn goes_before_new_messages(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
     engine.publish(3).await;
     let held = engine.pull_n(2).await;
-    engine.settle_all(&held[1..], NACK).await;
+    engine.settle_all(&held[1..], nack()).await;
     assert_eq!(attempts(&engine.pull_n(2).await), [(2, 2), (3, 1)]);
 }
 

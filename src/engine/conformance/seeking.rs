@@ -2,7 +2,7 @@
 
 use super::Harness;
 use super::fixture::{
-    ACK, ACK_CUMULATIVE, END_LEASE, FREELY, Fixture, NACK, begin, name, next_n, offsets, soon, subscription,
+    ACK, ACK_CUMULATIVE, END_LEASE, FREELY, Fixture, begin, nack, name, next_n, offsets, soon, subscription,
 };
 use crate::engine::{Error, Failure};
 use crate::model::{Offset, Start, Timestamp};
@@ -62,9 +62,13 @@ pub(crate) async fn what_was_delivered_before_has_no_effect(harness: impl Harnes
     let before = engine.pull_n(3).await;
     engine.ack(&before[..1]).await;
     seek(&engine, Start::Earliest).await;
-    for settlement in [ACK, ACK_CUMULATIVE, NACK, END_LEASE] {
+    for settlement in [ACK, ACK_CUMULATIVE, nack(), END_LEASE] {
         for delivery in &before {
-            assert_eq!(engine.failure(delivery, settlement).await, Failure::Expired, "{settlement:?}");
+            assert_eq!(
+                engine.failure(delivery, settlement.clone()).await,
+                Failure::Expired,
+                "{settlement:?}"
+            );
         }
     }
     assert_eq!(engine.progress().await.backlog_messages, 3);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Harness;
 use super::fixture::{
-    ACK, ACK_CUMULATIVE, END_LEASE, FREELY, Fixture, LONG, NACK, SHORT, attempts, ids, name, next_n, offsets,
-    soon, subscription,
+    ACK, ACK_CUMULATIVE, END_LEASE, FREELY, Fixture, LONG, SHORT, attempts, ids, nack, nack_for, name,
+    next_n, offsets, soon, subscription,
 };
 use crate::engine::{Failure, Intent, Settlement, SubscriptionChange};
 use crate::model::Start;
@@ -40,7 +40,7 @@ pub(crate) async fn an_ack_counts_once(harness: impl Harness) {
     engine.publish(2).await;
     let held = engine.pull_n(2).await;
     engine.ack(&held[1..]).await;
-    for settlement in [ACK, ACK_CUMULATIVE, NACK, EXTEND] {
+    for settlement in [ACK, ACK_CUMULATIVE, nack(), EXTEND] {
         assert_eq!(engine.failure(&held[1], settlement).await, Failure::AlreadySettled);
     }
     let id = &held[0].ack_id;
@@ -74,7 +74,7 @@ pub(crate) async fn an_ack_counts_after_a_nack(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
     engine.publish(1).await;
     let held = engine.pull_n(1).await;
-    engine.settle_all(&held, NACK).await;
+    engine.settle_all(&held, nack()).await;
     assert_eq!(engine.ack(&held).await, 1);
     assert_eq!(engine.pull_now(1).await, []);
 }
@@ -85,7 +85,7 @@ pub(crate) async fn an_id_expires_when_its_message_is_handed_out_again(harness: 
     let first = engine.pull_n(1).await;
     engine.settle_all(&first, END_LEASE).await;
     let second = engine.pull_n(1).await;
-    for settlement in [ACK, ACK_CUMULATIVE, NACK, EXTEND, END_LEASE] {
+    for settlement in [ACK, ACK_CUMULATIVE, nack(), EXTEND, END_LEASE] {
         assert_eq!(engine.failure(&first[0], settlement).await, Failure::Expired);
     }
     let stats = engine.progress().await;
@@ -104,7 +104,7 @@ pub(crate) async fn garbage_is_unknown(harness: impl Harness) {
     garbage.push([&id[..], &id[..]].concat().into());
     garbage.extend([0, 1, 0xff].map(|byte| Bytes::from(vec![byte; id.len()])));
     garbage.push(Bytes::from(vec![b'x'; 4_096]));
-    for settlement in [ACK, ACK_CUMULATIVE, NACK, EXTEND] {
+    for settlement in [ACK, ACK_CUMULATIVE, nack(), EXTEND] {
         let settled = engine.settle_ids(garbage.clone(), settlement).await;
         let unknown: Vec<_> = garbage.iter().map(|id| (id.clone(), Failure::Unknown)).collect();
         assert_eq!(settled.failures, unknown);
@@ -134,7 +134,7 @@ pub(crate) async fn a_foreign_id_has_no_effect(harness: impl Harness) {
     engine.add_subscription(&name("other"), Start::Earliest).await;
     engine.publish(1).await;
     let held = engine.pull_n(1).await;
-    for settlement in [ACK, ACK_CUMULATIVE, NACK, EXTEND] {
+    for settlement in [ACK, ACK_CUMULATIVE, nack(), EXTEND] {
         let settled = engine.settle(&name("other"), ids(&held), settlement).await.unwrap();
         assert_eq!(settled.failures, [(held[0].ack_id.clone(), Failure::WrongSubscription)]);
         assert_eq!(settled.committed_offset, 0);
@@ -149,7 +149,7 @@ pub(crate) async fn one_bad_id_harms_no_other(harness: impl Harness) {
     engine.publish(4).await;
     let held = engine.pull_n(4).await;
     engine.ack(&held[..1]).await;
-    engine.settle_all(&held[1..2], NACK).await;
+    engine.settle_all(&held[1..2], nack()).await;
     engine.pull_n(1).await;
     let garbage = Bytes::from_static(b"garbage");
     let [settled, expired, good, other] = [0, 1, 2, 3].map(|n| held[n].ack_id.clone());
@@ -165,8 +165,8 @@ pub(crate) async fn cumulative_settles_what_came_before(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
     engine.publish(6).await;
     let held = engine.pull_n(5).await;
-    engine.settle_all(&held[..1], Settlement::Nack { delay: LONG }).await;
-    engine.settle_all(&held[1..2], NACK).await;
+    engine.settle_all(&held[..1], nack_for(LONG)).await;
+    engine.settle_all(&held[1..2], nack()).await;
     assert_eq!(engine.settle_all(&held[3..4], ACK_CUMULATIVE).await, 4);
     for delivery in &held[..4] {
         assert_eq!(engine.failure(delivery, ACK).await, Failure::AlreadySettled);

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::Harness;
 use super::fixture::{
-    ACK, EVERYTHING, FREELY, Fixture, LONG, NACK, PLENTY, attempts, begin, name, next, next_error, next_n,
+    ACK, EVERYTHING, FREELY, Fixture, LONG, PLENTY, attempts, begin, nack, name, next, next_error, next_n,
     offsets, soon, subscription, topic,
 };
 use crate::engine::{Error, Failure, Intent, Page, SubscriptionChange, Target};
 use crate::model::{
-    Mode, Offset, Pattern, Start, SubscriptionSettings, SubscriptionStats, Timestamp, TopicSettings,
+    Backoff, Mode, Offset, Pattern, RetryPolicy, Start, SubscriptionSettings, SubscriptionStats, Timestamp,
+    TopicSettings,
 };
 
 /// Settings that differ from the defaults in everything.
@@ -21,6 +22,11 @@ fn unusual() -> SubscriptionSettings {
         start: Start::Latest,
         ack_deadline: Duration::from_millis(1_500),
         max_in_flight: 7,
+        retry: RetryPolicy {
+            backoff: Backoff { min: Duration::from_millis(20), max: Duration::from_secs(3) },
+            max_attempts: 9,
+            dead_letter_topic: None,
+        },
         paused: true,
         labels: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
     }
@@ -224,7 +230,7 @@ pub(crate) async fn stats_tell_the_progress(harness: impl Harness) {
     assert_eq!(engine.progress().await, expected, "the second is settled, the first is not");
 
     engine.ack(&pulled[..1]).await;
-    engine.settle_all(&pulled[2..3], NACK).await;
+    engine.settle_all(&pulled[2..3], nack()).await;
     expected.oldest_unacked = Some(times[2]);
     expected = SubscriptionStats { backlog_messages: 3, in_flight: 1, committed_offset: 2, ..expected };
     assert_eq!(engine.progress().await, expected, "the third waits to be handed out again");

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use tokio::time::Instant;
-
 use super::{Shared, Step};
 use crate::engine::{Consumer, Credit, ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
 use crate::model::{Delivery, Name, Offset, Start};
+use async_trait::async_trait;
+use bytes::Bytes;
 
 /// A consumer's place among the engine's consumers, given up when it is dropped.
 struct Seat {
@@ -103,11 +101,8 @@ impl Consumer for Durable {
 impl Drop for Durable {
     fn drop(&mut self) {
         // A deleted subscription, or a closed engine, has nothing to be left.
-        let _ = self.seat.shared.change(|state| {
-            let (queue, ..) = state.queue_numbered(&self.subscription, self.number)?;
-            queue.leave(self.seat.number, Instant::now());
-            Ok(())
-        });
+        let _ =
+            self.seat.shared.change(|state| state.leave(&self.subscription, self.number, self.seat.number));
     }
 }
 

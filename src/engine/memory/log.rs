@@ -50,13 +50,18 @@ impl Log {
             let size = messages[index].len();
             return Err(Error::MessageTooLarge { topic: self.name.clone(), index, size, limit });
         }
+        self.append_any(messages);
+        Ok(())
+    }
+
+    /// Adds messages of any size.
+    pub(super) fn append_any(&mut self, messages: Vec<Envelope>) {
         let newest = self.messages.last().map_or(Timestamp(0), |message| message.publish_time);
         let publish_time = Timestamp::now().max(newest);
         for envelope in messages {
             let offset = self.last() + 1;
             self.messages.push(StoredMessage { topic: self.name.clone(), offset, publish_time, envelope });
         }
-        Ok(())
     }
 
     /// The offset that a reader from `start` gets first, which may not exist yet.

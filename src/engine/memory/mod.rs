@@ -199,7 +199,7 @@ impl Engine for MemoryEngine {
     }
 
     async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats> {
-        self.0.look(|state| state.stats(subscription))
+        self.0.change(|state| state.stats(subscription))
     }
 
     async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
@@ -220,7 +220,7 @@ impl Engine for MemoryEngine {
     }
 
     async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled> {
-        self.0.change(|state| state.settle(subscription, ids, settlement))
+        self.0.change(|state| state.settle(subscription, ids, &settlement))
     }
 
     async fn failed(&self) -> String {

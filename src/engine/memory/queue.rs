@@ -5,15 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::ack_id::{AckIds, DeliveryRef};
 use super::log::Log;
-use crate::engine::{Credit, Error, Failure, Result, Settled, Settlement};
+use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
-use crate::model::{Delivery, Mode, Offset, Subscription, SubscriptionStats};
+use crate::model::{
+    DeadLetter, Delivery, Mode, Offset, RetryPolicy, Subscription, SubscriptionStats, Timestamp,
+};
 
 /// A subscription and its state.
 pub(super) struct Queue {
@@ -33,6 +37,7 @@ pub(super) struct Queue {
     /// The open consumers, the oldest first.
     consumers: BTreeMap<u64, Member>,
     redelivered: u64,
+    dead_lettered: u64,
 }
 
 /// A message that was handed out at least once.
@@ -44,6 +49,10 @@ struct Handed {
     /// Whether it is lent out until `until`, or only waits until then to be handed out again.
     leased: bool,
     until: Instant,
+    /// Why its last delivery failed.
+    reason: Arc<str>,
+    /// It is not to be handed out again.
+    given_up: bool,
 }
 
 impl Handed {
@@ -84,6 +93,7 @@ impl Queue {
             handed: BTreeMap::new(),
             consumers: BTreeMap::new(),
             redelivered: 0,
+            dead_lettered: 0,
         }
     }
 
@@ -95,6 +105,7 @@ impl Queue {
             oldest_unacked: oldest.and_then(|offset| log.get(offset)).map(|message| message.publish_time),
             committed_offset: self.floor,
             redelivered: self.redelivered,
+            dead_lettered: self.dead_lettered,
             consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
         }
     }
@@ -130,6 +141,7 @@ impl Queue {
             if handed.in_flight(now) {
                 handed.leased = false;
                 handed.until = now;
+                handed.reason = "its consumer left".into();
             }
         }
     }
@@ -150,7 +162,8 @@ impl Queue {
     pub(super) fn hand_to(&mut self, consumer: u64, log: &Log, ids: &AckIds, now: Instant) -> Vec<Delivery> {
         let mut room = self.room(consumer, now);
         if self.exclusive() {
-            if self.consumers.keys().next() != Some(&consumer) {
+            let pulled = |handed: &Handed| handed.holder.is_none() && handed.in_flight(now);
+            if self.consumers.keys().next() != Some(&consumer) || self.handed.values().any(pulled) {
                 return Vec::new();
             }
         } else if room.messages > 0 {
@@ -204,7 +217,9 @@ impl Queue {
     fn lease(&mut self, offset: Offset, holder: Option<u64>, bytes: u64, now: Instant) -> u32 {
         let attempt = self.handed.get(&offset).map_or(1, |before| before.attempt + 1);
         let until = now + self.subscription.settings.ack_deadline;
-        self.handed.insert(offset, Handed { attempt, bytes, holder, leased: true, until });
+        let reason = "its deadline passed".into();
+        let handed = Handed { attempt, bytes, holder, leased: true, until, reason, given_up: false };
+        self.handed.insert(offset, handed);
         self.next = self.next.max(offset + 1);
         self.redelivered += u64::from(attempt > 1);
         attempt
@@ -257,7 +272,7 @@ impl Queue {
     pub(super) fn settle(
         &mut self,
         ids: Vec<Bytes>,
-        settlement: Settlement,
+        settlement: &Settlement,
         keys: &AckIds,
         now: Instant,
     ) -> Settled {
@@ -287,18 +302,58 @@ impl Queue {
         }
     }
 
-    fn apply(&mut self, offset: Offset, settlement: Settlement, now: Instant) {
+    fn apply(&mut self, offset: Offset, settlement: &Settlement, now: Instant) {
         let default_deadline = self.subscription.settings.ack_deadline;
         match settlement {
             Settlement::Ack { cumulative } => {
-                let first = if cumulative { self.floor + 1 } else { offset };
+                let first = if *cumulative { self.floor + 1 } else { offset };
                 (first..=offset).for_each(|offset| self.done(offset));
             }
-            Settlement::Nack { delay } => self.reset(offset, false, now + delay),
+            Settlement::Nack { retry, reason } => {
+                let backoff = self.subscription.settings.retry.backoff;
+                let handed = self.handed.get_mut(&offset).expect("find() found it");
+                let delay = match retry {
+                    Retry::ByPolicy => backoff.after(handed.attempt, rand::random()),
+                    Retry::After(delay) => *delay,
+                    Retry::Never => Duration::ZERO,
+                };
+                handed.given_up = *retry == Retry::Never;
+                handed.reason =
+                    if reason.is_empty() { "its consumer failed".into() } else { Arc::clone(reason) };
+                self.reset(offset, false, now + delay);
+            }
             Settlement::Extend { deadline } => {
                 self.reset(offset, true, now + deadline.unwrap_or(default_deadline));
             }
         }
+    }
+
+    /// Settles the messages that are not to be handed out again, and says what is to be remembered of
+    /// them. Leases that ended by themselves get their backoff here, too.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<DeadLetter> {
+        let Subscription { name, settings, .. } = self.subscription.clone();
+        let RetryPolicy { backoff, max_attempts, .. } = settings.retry;
+        let mut given_up = Vec::new();
+        for (&offset, handed) in self.handed.iter_mut().filter(|(_, handed)| !handed.in_flight(now)) {
+            if handed.given_up || (max_attempts > 0 && handed.attempt >= max_attempts) {
+                given_up.push(DeadLetter {
+                    subscription: name.clone(),
+                    topic: settings.topic.clone(),
+                    offset,
+                    attempts: handed.attempt,
+                    reason: handed.reason.to_string(),
+                    time: Timestamp::now(),
+                });
+            } else if handed.leased {
+                handed.leased = false;
+                handed.until += backoff.after(handed.attempt, rand::random());
+            }
+        }
+        for letter in &given_up {
+            self.done(letter.offset);
+        }
+        self.dead_lettered += given_up.len() as u64;
+        given_up
     }
 
     fn done(&mut self, offset: Offset) {

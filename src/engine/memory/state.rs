@@ -95,7 +95,10 @@ impl State {
 
     pub(super) fn delete_topic(&mut self, name: &Name, expected: Option<u64>) -> Result<()> {
         check_revision(name, self.log(name)?.revision, expected)?;
-        let uses = |queue: &&Queue| queue.subscription.settings.topic == *name;
+        let uses = |queue: &&Queue| {
+            let SubscriptionSettings { topic, retry, .. } = &queue.subscription.settings;
+            topic == name || retry.dead_letter_topic.as_ref() == Some(name)
+        };
         if let Some(queue) = self.subscriptions.values().find(uses) {
             let subscription = queue.subscription.name.clone();
             return Err(Error::TopicInUse { topic: name.clone(), subscription });
@@ -115,6 +118,7 @@ impl State {
             return if same { Ok(subscription.clone()) } else { Err(Error::SubscriptionExists(name)) };
         }
         let next = self.log(&settings.topic)?.resolve(settings.start);
+        self.check_dead_letter_topic(&settings)?;
         check_limit("subscriptions", self.subscriptions.len(), MAX_SUBSCRIPTIONS)?;
         let create_time = Timestamp::now();
         let subscription = Subscription { name: name.clone(), settings, revision: 1, create_time };
@@ -136,6 +140,7 @@ impl State {
     /// The subscription that a consumer was opened on, unless it is gone, and what delivering from it
     /// takes.
     pub(super) fn queue_numbered(&mut self, name: &Name, number: u64) -> Result<(&mut Queue, &Log, &AckIds)> {
+        self.bury(name)?;
         let queue = self.subscriptions.get_mut(name).filter(|queue| queue.number == number);
         let queue = queue.ok_or_else(|| Error::SubscriptionDeleted(name.clone()))?;
         let log = &self.topics[&queue.subscription.settings.topic];
@@ -155,20 +160,22 @@ impl State {
         expected: Option<u64>,
         intent: Intent,
     ) -> Result<Subscription> {
-        let current = &mut self.queue_mut(name)?.subscription;
+        let current = &self.queue(name)?.subscription;
         check_revision(name, current.revision, expected)?;
         let mut changed = current.clone();
         let settings = &mut changed.settings;
         settings.ack_deadline = change.ack_deadline.unwrap_or(settings.ack_deadline);
         settings.max_in_flight = change.max_in_flight.unwrap_or(settings.max_in_flight);
+        settings.retry = change.retry.unwrap_or_else(|| settings.retry.clone());
         settings.paused = change.paused.unwrap_or(settings.paused);
         if let Some(labels) = change.labels {
             settings.labels = labels;
         }
 
         changed.revision += u64::from(changed.settings != current.settings);
+        self.check_dead_letter_topic(&changed.settings)?;
         if intent == Intent::Apply {
-            *current = changed.clone();
+            self.queue_mut(name)?.subscription = changed.clone();
         }
         Ok(changed)
     }
@@ -188,15 +195,51 @@ impl State {
         Ok(self.queue_mut(name)?.seek(next))
     }
 
-    pub(super) fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
+    pub(super) fn stats(&mut self, name: &Name) -> Result<SubscriptionStats> {
+        self.bury(name)?;
         let queue = self.queue(name)?;
         Ok(queue.stats(self.log(&queue.subscription.settings.topic)?, Instant::now()))
     }
 
-    pub(super) fn settle(&mut self, name: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled> {
+    pub(super) fn settle(
+        &mut self,
+        name: &Name,
+        ids: Vec<Bytes>,
+        settlement: &Settlement,
+    ) -> Result<Settled> {
         let number = self.queue(name)?.number;
         let (queue, _, keys) = self.queue_numbered(name, number)?;
-        Ok(queue.settle(ids, settlement, keys, Instant::now()))
+        let settled = queue.settle(ids, settlement, keys, Instant::now());
+        self.bury(name)?;
+        Ok(settled)
+    }
+
+    /// A consumer is gone.
+    pub(super) fn leave(&mut self, name: &Name, number: u64, consumer: u64) -> Result<()> {
+        self.queue_numbered(name, number)?.0.leave(consumer, Instant::now());
+        self.bury(name)
+    }
+
+    /// Puts the messages that a subscription has given up by now where they go.
+    fn bury(&mut self, name: &Name) -> Result<()> {
+        let Some(queue) = self.subscriptions.get_mut(name) else { return Ok(()) };
+        for letter in queue.give_up(Instant::now()) {
+            let settings = &self.subscriptions[name].subscription.settings;
+            if let Some(topic) = settings.retry.dead_letter_topic.clone() {
+                let message = self.topics[&settings.topic].get(letter.offset).expect("it was delivered");
+                let marked = letter.mark(&message.envelope);
+                self.log_mut(&topic)?.append_any(vec![marked]);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<()> {
+        match &settings.retry.dead_letter_topic {
+            Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
+            Some(topic) => self.log(topic).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     /// Counts a new consumer and numbers it; older ones have lower numbers.
