@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::fs::{Fs, write_atomically};
-use super::segments::{self, SPARE};
+use super::segments::{self, BALLAST, SPARE};
 use super::sidecar::{self, SegmentIndex, Source};
 use crate::embedded::checkpoint;
 use crate::embedded::topic::TopicHandle;
@@ -37,6 +37,11 @@ pub(crate) enum Task {
         sequence: u64,
         /// The checkpoint.
         bytes: Vec<u8>,
+    },
+    /// The space kept for a full disk may be gone, or may never have been there.
+    Ballast {
+        /// Its size in bytes.
+        bytes: u64,
     },
     /// A new segment will be needed.
     Spare {
@@ -75,6 +80,7 @@ fn run(fs: &dyn Fs, queue: &Receiver<Task>, stop: &AtomicBool) {
             Task::Checkpoint { sequence, bytes } => {
                 ("write a checkpoint", checkpoint::store(fs, &bytes, sequence))
             }
+            Task::Ballast { bytes } => ("keep space for a full disk", ballast(fs, bytes, stop)),
             Task::Spare { bytes, reserve } => ("prepare the next segment", spare(fs, bytes, reserve, stop)),
         };
         if let Err(error) = done {
@@ -99,22 +105,46 @@ fn spare(fs: &dyn Fs, bytes: u64, reserve: u64, stop: &AtomicBool) -> io::Result
         return Ok(());
     }
     let temporary = format!("{SPARE}.tmp");
-    match fs.remove(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    remove_if_there(fs, &temporary)?;
+    if write_zeros(fs, &temporary, bytes, stop)? { fs.rename(&temporary, SPARE) } else { Ok(()) }
+}
+
+/// Takes space that the writer gives free when there is no other.
+fn ballast(fs: &dyn Fs, bytes: u64, stop: &AtomicBool) -> io::Result<()> {
+    // Not the last of the space either: others write to the disk, too.
+    if bytes == 0 || fs.exists(BALLAST)? || fs.available()? < 2 * bytes {
+        return Ok(());
     }
-    let file = fs.create(&temporary)?;
+    let temporary = format!("{BALLAST}.tmp");
+    remove_if_there(fs, &temporary)?;
+    if write_zeros(fs, &temporary, bytes, stop)? { fs.rename(&temporary, BALLAST) } else { Ok(()) }
+}
+
+fn remove_if_there(fs: &dyn Fs, path: &str) -> io::Result<()> {
+    match fs.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file of zeros; says whether it is complete. If there is no space for all of it, or no time
+/// left, there is no file.
+fn write_zeros(fs: &dyn Fs, path: &str, bytes: u64, stop: &AtomicBool) -> io::Result<bool> {
+    let file = fs.create(path)?;
     let zeros = vec![0; ZEROS];
     let mut position = 0;
     while position < bytes {
         if stop.load(Ordering::Acquire) {
-            return fs.remove(&temporary);
+            fs.remove(path)?;
+            return Ok(false);
         }
         let length = usize::try_from(bytes - position).unwrap_or(ZEROS).min(ZEROS);
-        file.write_at(&zeros[..length], position)?;
         // In small steps, so that the writer's own syncs never wait for many of these bytes.
-        file.sync()?;
+        if let Err(error) = file.write_at(&zeros[..length], position).and_then(|()| file.sync()) {
+            fs.remove(path)?;
+            return Err(error);
+        }
         position += length as u64;
     }
-    fs.rename(&temporary, SPARE)
+    Ok(true)
 }

@@ -18,6 +18,9 @@ use super::writer::LogEnd;
 use crate::embedded::checkpoint;
 use crate::embedded::state::{Record, State, UnknownRecord};
 
+/// The sequence number of a log's first frame.
+const FIRST_SEQUENCE: u64 = 1;
+
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecoveryError {
@@ -82,6 +85,9 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
     let Start { state, segment: start, sequence: from } = newest_checkpoint(fs, log, &names)?;
     let (active, unproven) = (BTreeMap::new(), VecDeque::new());
     let mut replay = Replay { fs, log, segments: &segments, state, from, active, unproven, damaged: 0 };
+    if replay.from == names.first().copied().unwrap_or(FIRST_SEQUENCE) && replay.from > FIRST_SEQUENCE {
+        replay.report_missing(FIRST_SEQUENCE, replay.from);
+    }
     let mut sealed = Vec::new();
     for (at, &segment) in names.iter().enumerate() {
         let next = names.get(at + 1).copied();
@@ -161,7 +167,7 @@ fn newest_checkpoint(fs: &dyn Fs, log: LogId, names: &[u64]) -> io::Result<Start
         }
         tracing::warn!(sequence, "a checkpoint is damaged; using the one before");
     }
-    let first = names.first().copied().unwrap_or(1);
+    let first = names.first().copied().unwrap_or(FIRST_SEQUENCE);
     Ok(Start { state: State::default(), segment: first, sequence: first })
 }
 
@@ -242,9 +248,19 @@ impl Replay<'_> {
         }
         self.write_again(&*file, position)?;
         file.sync()?;
-        // A checkpoint may know of frames that are damaged now: their numbers were given out.
+        // A checkpoint may know of frames that are not there any more: their numbers were given out.
+        if sequence < self.from {
+            self.report_missing(sequence, self.from);
+        }
         let sequence = sequence.max(self.from);
         Ok(LogEnd { segment, file, position, sequence })
+    }
+
+    /// Frames that were durable once are nowhere to be found.
+    fn report_missing(&mut self, first: u64, next: u64) {
+        self.damaged += 1;
+        let last = next - 1;
+        tracing::error!(first, last, "transactions {first} to {last} are missing; everything else is served");
     }
 
     /// Writes the frames again that no later one proves to be durable. They may be in the page cache

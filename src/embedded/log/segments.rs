@@ -14,6 +14,9 @@ use super::fs::{File, Fs};
 pub(crate) const DIR: &str = "log";
 /// Files of sealed segments that are kept open.
 const OPEN_FILES: u64 = 16;
+/// Space that is kept for what must be written when the disk is full: acks, deletes, and the note that
+/// says so.
+pub(crate) const BALLAST: &str = "log/ballast";
 /// A segment made ahead of need.
 pub(crate) const SPARE: &str = "log/spare";
 
@@ -35,18 +38,22 @@ pub(crate) fn sidecar_path(first_sequence: u64) -> String {
 /// The first sequence numbers of all segments, in order.
 pub(crate) fn list(fs: &dyn Fs) -> io::Result<Vec<u64>> {
     let names = fs.list(DIR)?;
-    let mut segments: Vec<u64> =
-        names.iter().filter_map(|name| name.strip_suffix(".seg")?.parse().ok()).collect();
+    let number = |name: &str| name.strip_suffix(".seg")?.parse().ok();
+    // Another file whose name is a number, too, is none of ours.
+    let own = |name: &String| number(name).filter(|&first| path(first) == format!("{DIR}/{name}"));
+    let mut segments: Vec<u64> = names.iter().filter_map(own).collect();
     segments.sort_unstable();
     Ok(segments)
 }
 
-/// Creates a segment, from the spare if there is one. Durable when this returns.
+/// Creates a segment, from the spare if there is one. Durable when this returns. May be called again
+/// after it failed.
 pub(crate) fn create(fs: &dyn Fs, log: LogId, first_sequence: u64) -> io::Result<Arc<dyn File>> {
     let path = path(first_sequence);
     // Opened only under its new name: under the old one, the housekeeper may put another file.
     let file = match fs.rename(SPARE, &path) {
         Ok(()) => fs.open(&path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs.exists(&path)? => fs.open(&path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => fs.create(&path)?,
         Err(error) => return Err(error),
     };

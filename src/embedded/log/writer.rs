@@ -19,7 +19,7 @@ use super::format::{self, FrameKind, LogId, Publish, RecordKind, SEGMENT_HEADER}
 use super::fs::{File, Fs};
 use super::housekeeper::Task;
 use super::index::Run;
-use super::segments::{self, Segments};
+use super::segments::{self, BALLAST, Segments};
 use super::sidecar::{SegmentIndex, Source};
 use super::tail::Tail;
 use super::{Operation, PublishOperation, Settle};
@@ -34,8 +34,10 @@ use crate::model::{Durability, Offset, Receipt, Timestamp};
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// After so long without work, the log notes that everything before is durable.
 const IDLE: Duration = Duration::from_millis(100);
-/// How often free disk space is looked at while publishing.
+/// How often free disk space is looked at while publishing, and there is plenty.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
+/// Space kept for a full disk, or the disk reserve if that is less.
+const BALLAST_BYTES: u64 = 8 << 20;
 
 /// What the writer is made of.
 pub(crate) struct Parts {
@@ -77,6 +79,7 @@ pub(crate) struct Writer {
     last_time: Timestamp,
     space: Space,
     spare_asked: bool,
+    ballast_asked: bool,
 }
 
 /// An operation that is in the batch, and whom to answer.
@@ -115,7 +118,16 @@ impl Writer {
         let last_time = parts.state.topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
         let synced = parts.end.sequence;
         let (catalog_changed, space) = (false, Space::default());
-        Self { parts, synced, marked: true, catalog_changed, last_time, space, spare_asked: false }
+        Self {
+            parts,
+            synced,
+            marked: true,
+            catalog_changed,
+            last_time,
+            space,
+            spare_asked: false,
+            ballast_asked: false,
+        }
     }
 
     /// Works until it is closed or everybody who could send is gone.
@@ -172,7 +184,8 @@ impl Writer {
                     operation.answer(Err(error));
                     return Ok(());
                 }
-                if let Err(error) = self.space.check(&*self.parts.fs, self.parts.disk_reserve_bytes) {
+                let (reserve, segment) = (self.parts.disk_reserve_bytes, self.parts.segment_bytes);
+                if let Err(error) = self.space.check(&*self.parts.fs, reserve, segment) {
                     operation.answer(Err(error));
                     return Ok(());
                 }
@@ -283,7 +296,8 @@ impl Writer {
         let Batch { bytes, mut pending } = batch;
         if !bytes.is_empty() {
             let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
-            self.fatal(file.write_at(&bytes, at))?;
+            let written = self.with_space(|_| file.write_at(&bytes, at));
+            self.fatal(written)?;
             for publish in &mut pending {
                 publish.answer_buffered();
             }
@@ -323,7 +337,8 @@ impl Writer {
         let cut = end.file.set_len(end.position).and_then(|()| end.file.sync());
         let source = Source { log: self.parts.log, segment: end.segment };
         let next = end.sequence;
-        let created = cut.and_then(|()| segments::create(&*self.parts.fs, self.parts.log, next));
+        let log = self.parts.log;
+        let created = cut.and_then(|()| self.with_space(|fs| segments::create(fs, log, next)));
         let file = self.fatal(created)?;
         self.parts.segments.insert(next, Arc::clone(&file));
         self.parts.end = LogEnd { segment: next, file, position: SEGMENT_HEADER as u64, sequence: next };
@@ -365,11 +380,27 @@ impl Writer {
         let mut bytes = BytesMut::new();
         let header = (FrameKind::Mark, self.parts.end.sequence, self.synced, self.last_time);
         format::write_frame(&mut bytes, self.parts.log, header, |_| {});
-        let written = self.parts.end.file.write_at(&bytes, self.parts.end.position);
+        let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
+        let written = self.with_space(|_| file.write_at(&bytes, at));
         self.fatal(written)?;
         self.parts.end.position += bytes.len() as u64;
         self.parts.end.sequence += 1;
         Ok(())
+    }
+
+    /// Writes to the disk, if need be into the space kept for when it is full. To write the same bytes to
+    /// the same place again is no retry of something whose outcome is unknown: a sync would be.
+    fn with_space<T>(&mut self, write: impl Fn(&dyn Fs) -> io::Result<T>) -> io::Result<T> {
+        let fs = &*self.parts.fs;
+        match write(fs) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && fs.remove(BALLAST).is_ok() => {
+                tracing::warn!("the disk is full; using the space kept for this");
+                self.ballast_asked = false;
+                self.space.look_again();
+                write(fs)
+            }
+            done => done,
+        }
     }
 
     /// Publishes the failure of a write or sync before anybody can see its consequences.
@@ -382,6 +413,10 @@ impl Writer {
 
     fn ask_for_spare(&mut self) {
         let (bytes, reserve) = (self.parts.segment_bytes, self.parts.disk_reserve_bytes);
+        if self.space.is_ample() && !self.ballast_asked {
+            let bytes = BALLAST_BYTES.min(reserve);
+            self.ballast_asked = self.parts.keeper.try_send(Task::Ballast { bytes }).is_ok();
+        }
         if !self.spare_asked && self.parts.end.position > bytes / 4 {
             // A full queue only means that there is no spare this time.
             self.spare_asked = self.parts.keeper.try_send(Task::Spare { bytes, reserve }).is_ok();
@@ -503,28 +538,38 @@ fn encode_change(record: &Record) -> (RecordKind, Bytes) {
 /// Watches the free space of the disk.
 #[derive(Default)]
 struct Space {
-    checked: Option<(Instant, u64)>,
+    checked: Option<Instant>,
+    available: u64,
+    /// Whether there is more than is needed soon.
+    ample: bool,
 }
 
 impl Space {
-    /// Refuses publishing while less than `reserve` bytes are free.
-    fn check(&mut self, fs: &dyn Fs, reserve: u64) -> Result<(), Error> {
-        let fresh = |&(at, free): &(Instant, u64)| at.elapsed() < SPACE_CHECK && free >= reserve;
-        let available = if let Some((_, available)) = self.checked.filter(fresh) {
-            available
-        } else {
+    /// Refuses publishing while less than `reserve` bytes are free. Looks each time when it gets scarce:
+    /// the next segment, made ahead of need, takes its part all at once.
+    fn check(&mut self, fs: &dyn Fs, reserve: u64, segment: u64) -> Result<(), Error> {
+        let recent = self.checked.is_some_and(|at| at.elapsed() < SPACE_CHECK);
+        if !recent || self.available < reserve.saturating_add(2 * segment) {
             // A disk that does not tell is taken as it comes.
-            let available = fs.available().unwrap_or(u64::MAX);
-            self.checked = Some((Instant::now(), available));
-            available
-        };
-        if available < reserve { Err(Error::DiskFull { available, reserve }) } else { Ok(()) }
+            self.available = fs.available().unwrap_or(u64::MAX);
+            self.checked = Some(Instant::now());
+        }
+        self.ample = self.available >= reserve;
+        if self.ample { Ok(()) } else { Err(Error::DiskFull { available: self.available, reserve }) }
+    }
+
+    /// What was known does not hold any more.
+    fn look_again(&mut self) {
+        (self.checked, self.ample) = (None, false);
+    }
+
+    /// Whether there was enough when it was last looked at.
+    fn is_ample(&self) -> bool {
+        self.ample
     }
 
     /// So many bytes go to the disk.
     fn spend(&mut self, bytes: u64) {
-        if let Some((_, available)) = &mut self.checked {
-            *available = available.saturating_sub(bytes);
-        }
+        self.available = self.available.saturating_sub(bytes);
     }
 }

@@ -269,3 +269,52 @@ async fn offsets_are_not_given_again_when_the_end_of_the_log_is_lost() {
         engine.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_last_segment_nothing_is_given_out_twice() {
+    let sound = sample(200, true).await;
+    let last = segments_of(&sound).pop().unwrap();
+    let floor = describe(&sound.copy()).await.2;
+    let remove: Spoil = |fs, path| fs.remove(path).unwrap();
+    let empty: Spoil = |fs, path| fs.set_bytes(path, Vec::new());
+    for spoil in [remove, empty] {
+        let fs = sound.copy();
+        spoil(&fs, &last);
+        for round in 1..=2 {
+            let engine = open(&fs).await.unwrap();
+            assert_eq!(publish(&engine, "orders", &[b"on"]).await.unwrap().first, 200 + round);
+            let (messages, damaged) = read_all(&engine, "orders").await;
+            let lost: u64 = damaged.iter().map(|(first, last)| last - first + 1).sum();
+            assert!(lost > 0 && damaged.iter().all(|&(_, last)| last == 200), "{damaged:?}");
+            assert_eq!(messages.len() as u64 + lost, 200 + round);
+            assert!(engine.stats(&name("worker")).await.unwrap().committed_offset >= floor);
+            engine.close().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_damage_hid_is_delivered_once_it_is_back() {
+    let fs = sample(6, true).await;
+    let segment = segments_of(&fs).pop().unwrap();
+    let sound = fs.bytes(&segment);
+    let mut bytes = sound.clone();
+    let at = bytes.windows(4).position(|window| window == b"2:2:").unwrap();
+    bytes[at] ^= 1;
+    fs.set_bytes(&segment, bytes);
+    let engine = open(&fs).await.unwrap();
+    let delivered = deliveries(&engine, "worker").await;
+    assert_eq!(delivered.iter().map(|it| it.message.offset).collect::<Vec<_>>(), [2, 5, 6]);
+    ack(&engine, "worker", &delivered).await;
+    assert_eq!(engine.stats(&name("worker")).await.unwrap().backlog_messages, 1);
+    engine.close().await;
+
+    let mut repaired = fs.bytes(&segment);
+    repaired[at] ^= 1;
+    fs.set_bytes(&segment, repaired);
+    let engine = open(&fs).await.unwrap();
+    let delivered = deliveries(&engine, "worker").await;
+    assert_eq!(delivered.iter().map(|it| it.message.offset).collect::<Vec<_>>(), [3]);
+    assert_eq!(ack(&engine, "worker", &delivered).await, 6);
+    engine.close().await;
+}

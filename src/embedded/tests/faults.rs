@@ -158,3 +158,42 @@ async fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     assert_eq!(read_all(&engine, "orders").await.0.len(), 100);
     engine.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_disk_filled_by_others_acks_still_work_and_a_restart_too() {
+    let fs = SimFs::new();
+    let options = Options { disk_reserve_bytes: 30_000, ..OPTIONS };
+    let open = || EmbeddedEngine::open_on(Arc::new(fs.clone()), "simulated", options.clone());
+    let engine = open().await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    for _ in 0..40 {
+        publish(&engine, "orders", &[&[b'x'; 100]]).await.unwrap();
+    }
+    while !fs.exists("log/ballast").unwrap() {
+        tokio::task::yield_now().await;
+    }
+    let used = (1 << 40) - fs.available().unwrap();
+    fs.set_faults(Faults { capacity: Some(used), ..Faults::default() });
+    // The first may come before anybody has looked at the disk again, and then takes the space kept.
+    let _ = publish(&engine, "orders", &[b"x"]).await;
+    assert!(matches!(publish(&engine, "orders", &[b"x"]).await, Err(Error::DiskFull { .. })));
+    let delivered = deliveries(&engine, "worker").await;
+    for delivery in &delivered[..20] {
+        ack(&engine, "worker", std::slice::from_ref(delivery)).await;
+    }
+    engine.close().await;
+
+    let engine = open().await.unwrap();
+    let delivered = deliveries(&engine, "worker").await;
+    assert!((20..=21).contains(&delivered.len()));
+    for delivery in &delivered {
+        ack(&engine, "worker", std::slice::from_ref(delivery)).await;
+    }
+    fs.set_faults(Faults::default());
+    publish(&engine, "orders", &[b"x"]).await.expect("there is space again");
+    while !fs.exists("log/ballast").unwrap() {
+        publish(&engine, "orders", &[b"x"]).await.unwrap();
+    }
+    engine.close().await;
+}
