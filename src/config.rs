@@ -106,11 +106,16 @@ impl Config {
     /// Loads the configuration of this process. `flags` are keys and values from the command line;
     /// without a `file`, `COLUMBA_CONFIG` may name one.
     pub fn load(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Self, Problems> {
-        let env: BTreeMap<_, _> = std::env::vars_os()
-            .filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-            })
-            .collect();
+        let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let own = named.filter(|(name, _)| is_own(name) || name == ENV_FILE);
+        let mut env = BTreeMap::new();
+        for (name, value) in own {
+            let no_text = |value: std::ffi::OsString| {
+                format!("{name} is {}, which is not UTF-8; set it to text", value.display())
+            };
+            let value = value.into_string().map_err(|value| Problems(vec![no_text(value)]))?;
+            env.insert(name, value);
+        }
         let file = file.or_else(|| env.get(ENV_FILE).map(PathBuf::from));
         let file = match &file {
             Some(path) => Some((path.as_path(), read(path).map_err(|problem| Problems(vec![problem]))?)),
@@ -148,10 +153,11 @@ const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:7171 or [::1]
 
 fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| {
-        format!(
-            "cannot read the configuration file {}: {error}; check the path and its permissions",
-            path.display()
-        )
+        let advice = match error.kind() {
+            std::io::ErrorKind::InvalidData => "save it as UTF-8",
+            _ => "check the path and its permissions",
+        };
+        format!("cannot read the configuration file {}: {error}; {advice}", path.display())
     })
 }
 
@@ -178,16 +184,13 @@ impl Layers {
         mut env: BTreeMap<String, String>,
         flags: Vec<(&'static str, String)>,
     ) -> Self {
-        env.retain(|name, _| {
-            let foreign = FOREIGN_ENV.iter().any(|foreign| name.starts_with(foreign));
-            name.starts_with(ENV_PREFIX) && name != ENV_FILE && !foreign
-        });
+        env.retain(|name, _| is_own(name));
         let flags = flags.into_iter().collect();
         let (path, text) = file.map_or((PathBuf::new(), ""), |(path, text)| (path.to_owned(), text));
         let mut layers =
             Self { flags, env, file: BTreeMap::new(), path, known: Vec::new(), problems: Vec::new() };
         match toml::Table::from_str(text) {
-            Ok(table) => flatten(table, "", &mut layers.file),
+            Ok(table) => layers.problems = flatten(table, "", &mut layers.file),
             Err(error) => {
                 layers.problems.push(format!("{} is not TOML: {error}", layers.path.display()));
             }
@@ -195,24 +198,27 @@ impl Layers {
         layers
     }
 
-    /// The value of a key from the highest layer that has it.
+    /// The value of a key from the highest layer that has it. What the others say must be possible, too.
     fn take<T>(
         &mut self,
         key: &'static str,
         default: T,
         allowed: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
+        parse: impl Fn(&str) -> Option<T>,
     ) -> T {
         self.known.push(key);
         let variable = format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase());
         let file = self.file.remove(key).map(|text| (text, Origin::File));
         let env = self.env.remove(&variable).map(|text| (text, Origin::Env(variable)));
         let flag = self.flags.remove(key).map(|text| (text, Origin::Flag));
-        let Some((text, origin)) = flag.or(env).or(file) else { return default };
-        parse(&text).unwrap_or_else(|| {
-            self.refuse(key, &text, &origin, allowed);
-            default
-        })
+        let mut value = default;
+        for (text, origin) in [file, env, flag].into_iter().flatten() {
+            match parse(&text) {
+                Some(parsed) => value = parsed,
+                None => self.refuse(key, &text, &origin, allowed),
+            }
+        }
+        value
     }
 
     fn refuse(&mut self, key: &str, value: &str, origin: &Origin, allowed: &str) {
@@ -315,16 +321,33 @@ impl Layers {
     }
 }
 
+/// Whether an environment variable is meant for the server's configuration.
+fn is_own(name: &str) -> bool {
+    let foreign = FOREIGN_ENV.iter().any(|foreign| name.starts_with(foreign));
+    name.starts_with(ENV_PREFIX) && name != ENV_FILE && !foreign
+}
+
+/// The sections of the configuration file.
+const SECTIONS: [&str; 4] = ["limits", "log", "shutdown", "storage"];
+
 /// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
-fn flatten(table: toml::Table, prefix: &str, flat: &mut BTreeMap<String, String>) {
+/// Returns what cannot be turned into either.
+fn flatten(table: toml::Table, prefix: &str, flat: &mut BTreeMap<String, String>) -> Vec<String> {
+    let mut problems = Vec::new();
     for (key, value) in table {
         let key = format!("{prefix}{key}");
         match value {
-            toml::Value::Table(table) => flatten(table, &format!("{key}."), flat),
+            toml::Value::Table(table) if table.is_empty() && !SECTIONS.contains(&&*key) => {
+                let known = SECTIONS.join(", ");
+                problems.push(format!("unknown section [{key}]; the sections are {known}"));
+            }
+            toml::Value::Table(table) => problems.extend(flatten(table, &format!("{key}."), flat)),
+            toml::Value::Array(_) => problems.push(format!("{key} is a list; give it one value")),
             toml::Value::String(text) => _ = flat.insert(key, text),
             other => _ = flat.insert(key, other.to_string()),
         }
     }
+    problems
 }
 
 impl fmt::Display for LogFormat {
@@ -386,6 +409,20 @@ mod tests {
             assert!(named, "{part} and {value} in {problems:#?}");
         }
         assert_eq!(problems.len(), 6, "{problems:#?}");
+    }
+
+    #[test]
+    fn what_is_hidden_by_another_layer_must_be_possible_too() {
+        let Problems(problems) = load("listen = 'nowhere'", &[], &[("listen", "127.0.0.1:1")]).unwrap_err();
+        assert!(problems[0].contains("nowhere"), "{problems:?}");
+    }
+
+    #[test]
+    fn refuses_sections_and_lists_that_mean_nothing() {
+        let Problems(problems) = load("[storagee]\n[log]\nlevel = ['info']\n", &[], &[]).unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("[storagee]")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("log.level is a list")), "{problems:?}");
     }
 
     #[test]

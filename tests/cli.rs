@@ -459,3 +459,33 @@ fn completion_covers_the_commands() {
     let script = Ran::of(assert_cmd::Command::from_std(columba(&["completion", "bash"])), &[], "").ok();
     assert!(script.contains("--max-outstanding"));
 }
+
+#[test]
+fn publish_says_how_to_go_on_when_a_signal_stops_it() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    let mut publisher = Running::start(server.command(&["publish", "t", "--batch", "1"]));
+    publisher.write("a\nb\n");
+    while server.json(&["topic", "describe", "t"])[0]["last_offset"] != 2 {}
+    kill_process(Pid::from_child(&publisher.child), Signal::INT).unwrap();
+    // Its input stays open: it is the signal that ends it.
+    let stdin = publisher.stdin.take();
+    let (status, stderr) = publisher.end();
+    drop(stdin);
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("stopped by a signal"), "{stderr}");
+    assert!(stderr.contains("--skip"), "{stderr}");
+}
+
+#[test]
+fn a_refused_message_is_found_in_the_input() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    let rows = (1..=300).map(|n| format!("{},{n}\n", if n == 257 { "k".repeat(1_100) } else { "k".into() }));
+    let file = server.file("rows.csv", &format!("key,n\n{}", rows.collect::<String>()));
+    let error = server.run(&["publish", "t", "--file", file.to_str().unwrap(), "--key", "key"], "").fails(1);
+    assert!(
+        error.contains("messages[56].key") && error.contains("messages 201 to 300 of the input"),
+        "{error}"
+    );
+}

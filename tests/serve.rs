@@ -163,8 +163,12 @@ fn a_data_directory_that_cannot_be_used_is_refused() {
     let future = text.replace("format = ", "format = 99");
     assert_ne!(future, text);
     std::fs::write(&meta, &future).unwrap();
+    let bare = dir.path().join("bare");
+    std::fs::create_dir(&bare).unwrap();
+    std::fs::write(bare.join("columba.meta"), &future).unwrap();
 
-    for (data_dir, part) in [(file.join("data"), "check"), (foreign, "format version 99")] {
+    let unknown = "format version 99";
+    for (data_dir, part) in [(&file.join("data"), "check"), (&foreign, unknown), (&bare, unknown)] {
         let data_dir = data_dir.to_str().unwrap();
         let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data_dir];
         let output = refused(columba(&flags));
@@ -172,6 +176,7 @@ fn a_data_directory_that_cannot_be_used_is_refused() {
         assert!(stderr(&output).contains(data_dir) && stderr(&output).contains(part), "{output:?}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+    assert_eq!(std::fs::read_dir(&bare).unwrap().count(), 1, "nothing is put beside what is not ours");
     assert_eq!(std::fs::read_to_string(&meta).unwrap(), future);
 }
 

@@ -20,62 +20,93 @@ struct Problem {
     description: String,
 }
 
+/// What was found on a walk over a message.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
 type Result<T> = std::result::Result<T, Problem>;
 
-/// Checks the encoded message at this place of a publish; notes the first thing that is wrong.
+/// Checks the encoded message at this place of a publish; notes all that is wrong.
 pub(super) fn check(violations: &mut Violations, index: usize, encoded: &[u8]) {
-    if let Err(Problem { field, reason, description }) = walk(encoded) {
+    for Problem { field, reason, description } in problems(encoded) {
         let dot = if field.is_empty() { "" } else { "." };
         violations.add(&format!("messages[{index}]{dot}{field}"), reason, description);
     }
 }
 
-/// The fields of `columba.v1.Message`, by number.
-fn walk(mut encoded: &[u8]) -> Result<()> {
-    let mut attributes = 0;
-    while encoded.has_remaining() {
-        let (number, wire) = key(&mut encoded)?;
-        match number {
-            1 => _ = bytes(wire, &mut encoded, "data")?,
-            2 => text(wire, &mut encoded, "key", MAX_KEY_BYTES)?,
-            3 => {
-                attributes += 1;
-                attribute(bytes(wire, &mut encoded, "attributes")?)?;
-            }
-            5 => text(wire, &mut encoded, "type", MAX_MESSAGE_LABEL_BYTES)?,
-            6 => text(wire, &mut encoded, "content_type", MAX_MESSAGE_LABEL_BYTES)?,
-            7 => text(wire, &mut encoded, "correlation_id", MAX_MESSAGE_LABEL_BYTES)?,
-            8 => text(wire, &mut encoded, "causation_id", MAX_MESSAGE_LABEL_BYTES)?,
-            unknown => skip(wire, unknown, &mut encoded)?,
-        }
+/// All that is wrong with an encoded `columba.v1.Message`.
+fn problems(encoded: &[u8]) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    // What cannot be decoded ends the walk: nothing tells where the next field begins.
+    if let Err(malformed) = problems.walk(encoded) {
+        problems.0.push(malformed);
     }
-    if attributes > MAX_ATTRIBUTES {
-        let description = format!("has {attributes} entries; at most {MAX_ATTRIBUTES} are allowed");
-        return Err(Problem { field: "attributes", reason: "TOO_MANY_ATTRIBUTES", description });
-    }
-    Ok(())
+    problems.0
 }
 
-/// One entry of the attributes, which on the wire is a message of a name and a value.
-fn attribute(mut entry: &[u8]) -> Result<()> {
-    let mut named = false;
-    while entry.has_remaining() {
-        let (number, wire) = key(&mut entry)?;
-        match number {
-            1 => {
-                let name = bytes(wire, &mut entry, "attributes")?;
-                limited_text(name, "attributes", MAX_ATTRIBUTE_NAME_BYTES)?;
-                named = !name.is_empty();
+impl Problems {
+    /// The fields of `columba.v1.Message`, by number.
+    fn walk(&mut self, mut encoded: &[u8]) -> Result<()> {
+        let mut attributes = 0;
+        while encoded.has_remaining() {
+            let (number, wire) = key(&mut encoded)?;
+            match number {
+                1 => _ = bytes(wire, &mut encoded, "data")?,
+                2 => self.text(wire, &mut encoded, "key", MAX_KEY_BYTES)?,
+                3 => {
+                    attributes += 1;
+                    self.attribute(bytes(wire, &mut encoded, "attributes")?)?;
+                }
+                5 => self.text(wire, &mut encoded, "type", MAX_MESSAGE_LABEL_BYTES)?,
+                6 => self.text(wire, &mut encoded, "content_type", MAX_MESSAGE_LABEL_BYTES)?,
+                7 => self.text(wire, &mut encoded, "correlation_id", MAX_MESSAGE_LABEL_BYTES)?,
+                8 => self.text(wire, &mut encoded, "causation_id", MAX_MESSAGE_LABEL_BYTES)?,
+                unknown => skip(wire, unknown, &mut encoded)?,
             }
-            2 => text(wire, &mut entry, "attributes", MAX_ATTRIBUTE_VALUE_BYTES)?,
-            unknown => skip(wire, unknown, &mut entry)?,
         }
+        if attributes > MAX_ATTRIBUTES {
+            let description = format!("has {attributes} entries; at most {MAX_ATTRIBUTES} are allowed");
+            self.0.push(Problem { field: "attributes", reason: "TOO_MANY_ATTRIBUTES", description });
+        }
+        Ok(())
     }
-    if named {
-        return Ok(());
+
+    /// One entry of the attributes, which on the wire is a message of a name and a value.
+    fn attribute(&mut self, mut entry: &[u8]) -> Result<()> {
+        let mut named = false;
+        while entry.has_remaining() {
+            let (number, wire) = key(&mut entry)?;
+            match number {
+                1 => {
+                    let name = bytes(wire, &mut entry, "attributes")?;
+                    self.limited_text(name, "attributes", MAX_ATTRIBUTE_NAME_BYTES)?;
+                    named = !name.is_empty();
+                }
+                2 => self.text(wire, &mut entry, "attributes", MAX_ATTRIBUTE_VALUE_BYTES)?,
+                unknown => skip(wire, unknown, &mut entry)?,
+            }
+        }
+        if !named {
+            let description = "has an entry without a name; give it one of 1 to 255 bytes".into();
+            self.0.push(Problem { field: "attributes", reason: "INVALID_ATTRIBUTE", description });
+        }
+        Ok(())
     }
-    let description = "has an entry without a name; give it one of 1 to 255 bytes".into();
-    Err(Problem { field: "attributes", reason: "INVALID_ATTRIBUTE", description })
+
+    fn text(&mut self, wire: WireType, encoded: &mut &[u8], field: &'static str, max: usize) -> Result<()> {
+        self.limited_text(bytes(wire, encoded, field)?, field, max)
+    }
+
+    fn limited_text(&mut self, content: &[u8], field: &'static str, max_bytes: usize) -> Result<()> {
+        if content.len() > max_bytes {
+            let description =
+                format!("has a text of {} bytes; at most {max_bytes} are allowed", content.len());
+            self.0.push(Problem { field, reason: "TOO_LONG", description });
+        } else {
+            str::from_utf8(content).map_err(|error| malformed(field, &error.to_string()))?;
+        }
+        Ok(())
+    }
 }
 
 fn key(encoded: &mut &[u8]) -> Result<(u32, WireType)> {
@@ -100,19 +131,6 @@ fn bytes<'a>(wire: WireType, encoded: &mut &'a [u8], field: &'static str) -> Res
         .ok_or_else(|| malformed(field, "the message ends within the field"))
 }
 
-fn text(wire: WireType, encoded: &mut &[u8], field: &'static str, max_bytes: usize) -> Result<()> {
-    limited_text(bytes(wire, encoded, field)?, field, max_bytes)
-}
-
-fn limited_text(content: &[u8], field: &'static str, max_bytes: usize) -> Result<()> {
-    if content.len() > max_bytes {
-        let description = format!("has a text of {} bytes; at most {max_bytes} are allowed", content.len());
-        return Err(Problem { field, reason: "TOO_LONG", description });
-    }
-    str::from_utf8(content).map_err(|error| malformed(field, &error.to_string()))?;
-    Ok(())
-}
-
 fn malformed(field: &'static str, problem: &str) -> Problem {
     let description = format!("is not an encoded columba.v1.Message: {problem}");
     Problem { field, reason: "MALFORMED_MESSAGE", description }
@@ -129,8 +147,9 @@ mod tests {
     use crate::proto::v1::Message;
 
     fn problem(message: &Message) -> (&'static str, &'static str) {
-        let problem = walk(&message.encode_to_vec()).map(|()| "accepted").expect_err("a problem");
-        (problem.field, problem.reason)
+        let problems = problems(&message.encode_to_vec());
+        assert_eq!(problems.len(), 1);
+        (problems[0].field, problems[0].reason)
     }
 
     #[test]
@@ -145,8 +164,8 @@ mod tests {
             correlation_id: "t".repeat(255),
             causation_id: "t".repeat(255),
         };
-        assert!(walk(&message.encode_to_vec()).is_ok());
-        assert!(walk(&[]).is_ok());
+        assert!(problems(&message.encode_to_vec()).is_empty());
+        assert!(problems(&[]).is_empty());
     }
 
     #[test]
@@ -168,10 +187,30 @@ mod tests {
     }
 
     #[test]
+    fn names_everything_that_is_wrong() {
+        let message = Message {
+            key: "k".repeat(1_025),
+            r#type: "t".repeat(256),
+            attributes: [(String::new(), "v".repeat(8_193))].into(),
+            ..Message::default()
+        };
+        let mut found: Vec<_> = problems(&message.encode_to_vec())
+            .iter()
+            .map(|problem| (problem.field, problem.reason))
+            .collect();
+        found.sort_unstable();
+        let long = "TOO_LONG";
+        assert_eq!(
+            found,
+            [("attributes", "INVALID_ATTRIBUTE"), ("attributes", long), ("key", long), ("type", long)]
+        );
+    }
+
+    #[test]
     fn accepts_unknown_fields() {
         let mut encoded = Vec::new();
         prost::encoding::uint64::encode(100, &42, &mut encoded);
-        assert!(walk(&encoded).is_ok());
+        assert!(problems(&encoded).is_empty());
     }
 
     proptest! {
@@ -190,12 +229,12 @@ mod tests {
                 encoded[place] = byte;
             }
             let decoded = Message::decode(&*encoded);
-            match walk(&encoded) {
-                Ok(()) => prop_assert!(decoded.is_ok(), "{decoded:?}"),
-                Err(problem) if problem.reason == "MALFORMED_MESSAGE" => {
-                    prop_assert!(decoded.is_err(), "{}: {decoded:?}", problem.description);
-                }
-                Err(_) => {}
+            let problems = problems(&encoded);
+            match problems.iter().find(|problem| problem.reason == "MALFORMED_MESSAGE") {
+                Some(malformed) => prop_assert!(decoded.is_err(), "{}: {decoded:?}", malformed.description),
+                // A text that is too long is not looked at any further.
+                None if problems.is_empty() => prop_assert!(decoded.is_ok(), "{decoded:?}"),
+                None => {}
             }
         }
     }

@@ -283,5 +283,6 @@ impl Violations {
 /// The revision that an etag stands for; `None` if there is no etag. Revisions start at 1, so a text
 /// that is no etag of ours becomes 0, which never matches.
 pub(super) fn etag(text: &str) -> Option<u64> {
-    if text.is_empty() { None } else { Some(u64::from_str_radix(text, 16).unwrap_or(0)) }
+    let revision = u64::from_str_radix(text, 16).ok().filter(|revision| format!("{revision:x}") == text);
+    if text.is_empty() { None } else { Some(revision.unwrap_or(0)) }
 }

@@ -52,6 +52,9 @@ pub(super) enum Error {
         /// The same for programs.
         progress: Progress,
     },
+    /// Ctrl-C, or SIGTERM.
+    #[error("stopped by a signal")]
+    Stopped,
     /// Standard output, or the system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -110,6 +113,7 @@ impl Error {
             Self::Unreachable { .. } | Self::Lost(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
             Self::Interrupted { cause, .. } => cause.code(),
+            Self::Stopped => Code::Cancelled,
             Self::Io(_) => Code::Internal,
         }
     }
@@ -122,6 +126,7 @@ impl Error {
             Self::Lost(_) => "CONNECTION_LOST",
             Self::Refused { reason, .. } => reason,
             Self::Interrupted { cause, .. } => cause.reason(),
+            Self::Stopped => "STOPPED",
             Self::Io(_) => "IO",
         }
     }
@@ -129,7 +134,7 @@ impl Error {
     fn exit_status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Input(_) | Self::Io(_) => 1,
+            Self::Input(_) | Self::Io(_) | Self::Stopped => 1,
             Self::Interrupted { cause, .. } => cause.exit_status(),
             Self::Unreachable { .. } | Self::Lost(_) | Self::Refused { .. } => match self.code() {
                 Code::NotFound => 3,

@@ -12,6 +12,7 @@ mod parse;
 mod publish;
 mod read;
 pub mod serve;
+mod signals;
 mod subscribe;
 mod subscription;
 mod topic;

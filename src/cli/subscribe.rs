@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
@@ -17,7 +16,7 @@ use super::backoff::Backoff;
 use super::context::{Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
 use super::message::Printer;
-use super::{parse, topic};
+use super::{parse, signals, topic};
 use crate::model::limits::{DEFAULT_OUTSTANDING_MESSAGES, MAX_OUTSTANDING_MESSAGES};
 use crate::proto::v1::consume_request::Action;
 use crate::proto::v1::consume_response::Event;
@@ -77,26 +76,11 @@ pub(super) async fn run(args: SubscribeArgs, context: &Context) -> Result<(), Er
              set at creation: columba subscription create NAME --topic TOPIC --from POSITION"
         )));
     }
-    let stop = stop_signal()?;
+    let stop = signals::stop()?;
     let mut subscriber = Subscriber::new(args, context, stop).await?;
     let ended = subscriber.follow().await;
     subscriber.warn_of_lost_acks();
     ended
-}
-
-/// Cancelled by Ctrl-C or SIGTERM.
-fn stop_signal() -> Result<CancellationToken, Error> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let stop = CancellationToken::new();
-    let cancel = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        cancel.cancel();
-    });
-    Ok(stop)
 }
 
 /// How a stream ended without an error.

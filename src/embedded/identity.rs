@@ -36,6 +36,15 @@ pub(crate) enum IdentityError {
     Missing,
 }
 
+/// Refuses a directory that is not for this version, before anything in it is touched.
+pub(crate) fn check(fs: &dyn Fs) -> Result<(), IdentityError> {
+    match read(fs, FILE) {
+        Ok(bytes) => parse(&String::from_utf8_lossy(&bytes)).map(|_| ()),
+        // What there is to read is read again, and what is not is made.
+        Err(_) => Ok(()),
+    }
+}
+
 /// Reads the identity of a data directory, or gives a new one to an empty directory.
 pub(crate) fn load_or_create(fs: &dyn Fs) -> Result<Identity, IdentityError> {
     match read(fs, FILE) {

@@ -111,6 +111,12 @@ struct Opened {
 
 fn open_files(fs: &dyn Fs, dir: &str) -> Result<Opened, OpenError> {
     let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+    let refused = |reason: String| OpenError::Refused { dir: dir.to_owned(), reason };
+    let unidentified = |error| match error {
+        IdentityError::Io(source) => io(source),
+        other => refused(other.to_string()),
+    };
+    identity::check(fs).map_err(unidentified)?;
     for path in ["", segments::DIR, checkpoint::DIR] {
         fs.create_dir(path).map_err(io)?;
     }
@@ -119,11 +125,7 @@ fn open_files(fs: &dyn Fs, dir: &str) -> Result<Opened, OpenError> {
         _ => io(error),
     })?;
     fs.sync_dir("").map_err(io)?;
-    let refused = |reason: String| OpenError::Refused { dir: dir.to_owned(), reason };
-    let identity = identity::load_or_create(fs).map_err(|error| match error {
-        IdentityError::Io(source) => io(source),
-        other => refused(other.to_string()),
-    })?;
+    let identity = identity::load_or_create(fs).map_err(unidentified)?;
     let recovered = recover(fs, identity.log).map_err(|error| match error {
         RecoveryError::Io(source) => io(source),
         other => refused(other.to_string()),

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::error::{Error, Progress};
 use super::parse::{self, Durability};
+use super::signals;
 use crate::model::limits::{MAX_PUBLISH_MESSAGES, MAX_PUBLISH_STREAM_IN_FLIGHT};
 use crate::proto::v1::Message;
 use progress::ProgressBar;
@@ -147,15 +148,16 @@ pub(super) async fn run(mut args: PublishArgs, context: &Context) -> Result<(), 
     let input = input::open(&mut args, template)?;
     let bar = ProgressBar::new(context.format, input.size);
     let durability = args.durability.map(Into::into).unwrap_or_default();
-    let window = Window::new(args.topic.clone(), durability);
+    let window = Window::new(args.topic.clone(), durability, args.skip);
     let mut session = Session::new(context, window, input.batches, args.in_flight as usize, args.retry, bar);
 
     let began = Instant::now();
-    let ended = session.run().await;
+    let stop = signals::stop()?;
+    let ended = stop.run_until_cancelled(session.run()).await.unwrap_or(Err(Error::Stopped));
     session.bar.finish();
     match ended {
         Ok(()) => Ok(Summary::new(&args.topic, &session.window, began).print(context)?),
-        Err(cause) => Err(interrupted(cause, session.window.progress(args.skip))),
+        Err(cause) => Err(interrupted(cause, session.window.progress())),
     }
 }
 

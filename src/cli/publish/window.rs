@@ -21,6 +21,10 @@ pub(super) struct Window {
     acknowledged: Tally,
     /// Messages sent again although they may have been stored the first time.
     resent: u64,
+    /// Messages left out at the beginning of the input.
+    skipped: u64,
+    /// Messages of the input that have come so far, those left out included.
+    taken: u64,
 }
 
 /// What has been acknowledged, without a gap from the first message on.
@@ -39,6 +43,8 @@ pub(super) struct Tally {
 #[derive(Debug)]
 struct Entry {
     id: u64,
+    /// The number of the first message in the input, from 1.
+    first: u64,
     messages: Vec<Message>,
     count: u64,
     bytes: usize,
@@ -58,9 +64,10 @@ enum State {
 
 impl Window {
     /// An empty window for requests to this topic.
-    pub(super) fn new(topic: String, durability: Durability) -> Self {
+    /// `skipped` messages of the input were left out at the beginning.
+    pub(super) fn new(topic: String, durability: Durability, skipped: u64) -> Self {
         let (entries, acknowledged) = (VecDeque::new(), Tally::default());
-        Self { topic, durability, entries, next_id: 1, acknowledged, resent: 0 }
+        Self { topic, durability, entries, next_id: 1, acknowledged, resent: 0, skipped, taken: skipped }
     }
 
     /// Batches in the window.
@@ -88,9 +95,13 @@ impl Window {
         let id = self.next_id;
         self.next_id += 1;
         let request = self.request(id, batch.messages.clone());
+        let count = batch.messages.len() as u64;
+        let first = self.taken + 1;
+        self.taken += count;
         self.entries.push_back(Entry {
             id,
-            count: batch.messages.len() as u64,
+            first,
+            count,
             messages: batch.messages,
             bytes: batch.bytes,
             position: batch.position,
@@ -113,8 +124,13 @@ impl Window {
                 entry.state = State::Stored(receipt);
                 None
             }
-            Some(Answer::Error(error)) => {
+            Some(Answer::Error(mut error)) => {
                 entry.state = State::Refused;
+                let (first, last) = (entry.first, entry.first + entry.count - 1);
+                if last > first {
+                    let place = format!(" (numbers from 0 on in messages {first} to {last} of the input)");
+                    error.message.push_str(&place);
+                }
                 Some(error)
             }
             None => return Err(Error::protocol("an empty answer")),
@@ -154,8 +170,8 @@ impl Window {
         requests
     }
 
-    /// How far it came, when it goes no further. `skipped` messages were left out at the beginning.
-    pub(super) fn progress(&self, skipped: u64) -> Progress {
+    /// How far it came, when it goes no further.
+    pub(super) fn progress(&self) -> Progress {
         let count = |wanted: fn(&State) -> bool| {
             self.entries.iter().filter(|entry| wanted(&entry.state)).map(|entry| entry.count).sum()
         };
@@ -164,7 +180,7 @@ impl Window {
             last_offset: self.acknowledged.last_offset,
             unknown: count(|state| matches!(state, State::Sent)),
             stored_beyond: count(|state| matches!(state, State::Stored(_))),
-            skip: skipped + self.acknowledged.messages,
+            skip: self.skipped + self.acknowledged.messages,
         }
     }
 
@@ -179,7 +195,7 @@ mod tests {
     use super::*;
 
     fn window(batches: &[usize]) -> Window {
-        let mut window = Window::new("t".into(), Durability::Unspecified);
+        let mut window = Window::new("t".into(), Durability::Unspecified, 100);
         for (at, &count) in batches.iter().enumerate() {
             let messages = vec![Message::default(); count];
             let request = window.push(Batch { messages, bytes: count * 10, position: 100 * (at as u64 + 1) });
@@ -212,9 +228,10 @@ mod tests {
     fn a_refused_batch_holds_the_count_back_although_later_ones_are_stored() {
         let mut window = window(&[2, 3, 1, 4]);
         window.answer(stored(1, 1, 2)).unwrap();
-        assert!(window.answer(refused(2)).unwrap().is_some());
+        let refusal = window.answer(refused(2)).unwrap().unwrap().message;
+        assert!(refusal.contains("messages 103 to 105 of the input"), "{refusal}");
         window.answer(stored(3, 3, 3)).unwrap();
-        let progress = window.progress(100);
+        let progress = window.progress();
         assert_eq!((progress.acknowledged, progress.skip), (2, 102));
         assert_eq!((progress.unknown, progress.stored_beyond), (4, 1));
     }

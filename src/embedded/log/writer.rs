@@ -67,6 +67,13 @@ pub(crate) struct LogEnd {
     pub(crate) sequence: u64,
 }
 
+/// What the housekeeper has been asked for and need not be again.
+#[derive(Default)]
+struct Asked {
+    spare: bool,
+    ballast: bool,
+}
+
 /// The writer.
 pub(crate) struct Writer {
     parts: Parts,
@@ -78,8 +85,7 @@ pub(crate) struct Writer {
     catalog_changed: bool,
     last_time: Timestamp,
     space: Space,
-    spare_asked: bool,
-    ballast_asked: bool,
+    asked: Asked,
 }
 
 /// An operation that is in the batch, and whom to answer.
@@ -118,16 +124,7 @@ impl Writer {
         let last_time = parts.state.topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
         let synced = parts.end.sequence;
         let (catalog_changed, space) = (false, Space::default());
-        Self {
-            parts,
-            synced,
-            marked: true,
-            catalog_changed,
-            last_time,
-            space,
-            spare_asked: false,
-            ballast_asked: false,
-        }
+        Self { parts, synced, marked: true, catalog_changed, last_time, space, asked: Asked::default() }
     }
 
     /// Works until it is closed or everybody who could send is gone.
@@ -342,7 +339,7 @@ impl Writer {
         let file = self.fatal(created)?;
         self.parts.segments.insert(next, Arc::clone(&file));
         self.parts.end = LogEnd { segment: next, file, position: SEGMENT_HEADER as u64, sequence: next };
-        self.spare_asked = false;
+        self.asked.spare = false;
 
         let topics: Vec<_> = std::mem::take(&mut self.parts.touched).into_values().collect();
         let sealed_runs = |topic: &Arc<TopicHandle>| Some((topic.id, topic.index_mut().seal()?));
@@ -395,7 +392,7 @@ impl Writer {
         match write(fs) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull && fs.remove(BALLAST).is_ok() => {
                 tracing::warn!("the disk is full; using the space kept for this");
-                self.ballast_asked = false;
+                self.asked.ballast = false;
                 self.space.look_again();
                 write(fs)
             }
@@ -413,13 +410,13 @@ impl Writer {
 
     fn ask_for_spare(&mut self) {
         let (bytes, reserve) = (self.parts.segment_bytes, self.parts.disk_reserve_bytes);
-        if self.space.is_ample() && !self.ballast_asked {
+        if self.space.is_ample() && !self.asked.ballast {
             let bytes = BALLAST_BYTES.min(reserve);
-            self.ballast_asked = self.parts.keeper.try_send(Task::Ballast { bytes }).is_ok();
+            self.asked.ballast = self.parts.keeper.try_send(Task::Ballast { bytes }).is_ok();
         }
-        if !self.spare_asked && self.parts.end.position > bytes / 4 {
+        if !self.asked.spare && self.parts.end.position > bytes / 4 {
             // A full queue only means that there is no spare this time.
-            self.spare_asked = self.parts.keeper.try_send(Task::Spare { bytes, reserve }).is_ok();
+            self.asked.spare = self.parts.keeper.try_send(Task::Spare { bytes, reserve }).is_ok();
         }
     }
 
