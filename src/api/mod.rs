@@ -18,6 +18,7 @@ mod subscribe;
 mod subscriber;
 mod subscriptions;
 mod topics;
+mod unfinished;
 mod validate;
 mod wire;
 
@@ -40,6 +41,7 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 
 pub(crate) use self::health::Health;
 pub(crate) use self::layers::AnswerLayer;
+pub(crate) use self::unfinished::UnfinishedLayer;
 
 /// What every service works with.
 #[derive(Clone)]

@@ -267,6 +267,21 @@ pub(super) fn deadline_exceeded() -> Status {
     Refusal::new(Kind::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
 }
 
+/// The answer to a request for which there is no memory while it arrives.
+pub(super) fn too_many_unfinished() -> Status {
+    let message = "too many bytes of requests are arriving at once; retry in a second, with fewer at a time";
+    let mut refusal = Refusal::new(Kind::ResourceExhausted, "TOO_MANY_UNFINISHED_REQUESTS", message);
+    refusal.0.retry_after = Some(Duration::from_secs(1));
+    refusal.into()
+}
+
+/// The answer to a request whose message does not come to its end.
+pub(super) fn unfinished(limit: Duration) -> Status {
+    let message =
+        format!("the message was not complete after {} s; send it faster, or in parts", limit.as_secs());
+    Refusal::new(Kind::DeadlineExceeded, "UNFINISHED_REQUEST", message).into()
+}
+
 /// The end of a helper service's stream when the server stops.
 pub(super) fn shutting_down() -> Status {
     Refusal::shutting_down().into()

@@ -56,6 +56,9 @@ pub struct Options {
     pub max_connections: usize,
     /// How long a new connection may say nothing before it is closed. Default: 10 s.
     pub greeting_timeout: Duration,
+    /// Bytes of requests that have begun to arrive and are not complete, over all connections. Requests
+    /// beyond are refused. Default: 256 MiB.
+    pub unfinished_request_bytes: usize,
     /// How long shutting down may take, the engine's part included. Default: 25 s, which is below
     /// the grace period that Kubernetes gives.
     pub shutdown_deadline: Duration,
@@ -67,6 +70,7 @@ impl Default for Options {
             heartbeat: HEARTBEAT_INTERVAL,
             max_connections: 10_000,
             greeting_timeout: Duration::from_secs(10),
+            unfinished_request_bytes: 256 << 20,
             shutdown_deadline: Duration::from_secs(25),
         }
     }
@@ -105,7 +109,8 @@ pub async fn serve(
     let (health, services) = api::services(context).await;
 
     let connections = accept::connections(listeners.grpc, &options, stop.clone());
-    let grpc = transport().layer(api::AnswerLayer).add_routes(services);
+    let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
+    let grpc = transport().layer(api::AnswerLayer).layer(unfinished).add_routes(services);
     let grpc = grpc.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut grpc = AbortOnDropHandle::new(tokio::spawn(grpc));
     let _admin = listeners.admin.map(|listener| admin::serve(listener, stop.clone()));

@@ -8,7 +8,9 @@ use prost::Message as _;
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
-use crate::common::{TestServer, assert_refused, bad_fields, within};
+use columba::server::Options;
+
+use crate::common::{TestServer, assert_refused, bad_fields, publish, within};
 
 /// Sends one call and returns the status that it ends with.
 async fn call(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<(), Status> {
@@ -118,4 +120,47 @@ async fn what_does_not_exist_is_unimplemented() {
     let headers = [("grpc-encoding", "snappy")];
     let answer = call(server.address, PUBLISH, &headers, frame(1, &[])).await;
     assert_refused(answer, Code::Unimplemented, "UNIMPLEMENTED");
+}
+
+#[tokio::test]
+async fn unfinished_requests_hold_a_limited_number_of_bytes() {
+    let options = Options { unfinished_request_bytes: 1 << 20, ..Options::default() };
+    let server = TestServer::start_with(options).await;
+    server.create_topic("orders").await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    // Two of three that never end fit.
+    let declared = [&[0][..], &(900_000_u32).to_be_bytes(), &vec![0; 400_000]].concat();
+    let (mut senders, mut responses) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let request = Request::post(format!("http://{}{PUBLISH}", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let mut client = client.clone().ready().await.unwrap();
+        let (response, mut requests) = client.send_request(request.body(()).unwrap(), false).unwrap();
+        requests.reserve_capacity(declared.len());
+        let mut data = Bytes::from(declared.clone());
+        while !data.is_empty() {
+            let granted =
+                within(std::future::poll_fn(|cx| requests.poll_capacity(cx))).await.unwrap().unwrap();
+            requests.send_data(data.split_to(granted.min(data.len())), false).unwrap();
+        }
+        senders.push(requests);
+        responses.push(response);
+    }
+    let (refused, _, others) = within(futures::future::select_all(responses)).await;
+    let answer = ended(refused.unwrap().headers()).expect("a status at once");
+    assert_refused(answer, Code::ResourceExhausted, "TOO_MANY_UNFINISHED_REQUESTS");
+    // What they hold is free when they are gone.
+    drop((senders, others));
+    connection.abort();
+    let message = "x".repeat(900_000);
+    loop {
+        let request = publish("orders", &[&message]);
+        match within(server.publisher().publish(request)).await {
+            Ok(_) => break,
+            refused => _ = assert_refused(refused, Code::ResourceExhausted, "TOO_MANY_UNFINISHED_REQUESTS"),
+        }
+    }
 }
