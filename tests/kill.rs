@@ -93,7 +93,8 @@ impl World {
             let data: Vec<_> = texts.collect();
             let message = |data: &Vec<u8>| Message { data: data.clone().into(), ..Message::default() };
             let messages = data.iter().map(message).collect();
-            let request = PublishRequest { topic: topic.into(), messages, durability: 0 };
+            let request =
+                PublishRequest { topic: topic.into(), messages, durability: 0, ..PublishRequest::default() };
             match client.publish(request).await {
                 Ok(receipt) => {
                     let first = receipt.into_inner().first_offset;

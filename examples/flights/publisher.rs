@@ -168,7 +168,7 @@ impl Batch {
         let (topic, messages) = (TOPIC.into(), self.messages.clone());
         PublishStreamRequest {
             request_id: self.first,
-            publish: Some(PublishRequest { topic, messages, durability: 0 }),
+            publish: Some(PublishRequest { topic, messages, durability: 0, ..PublishRequest::default() }),
         }
     }
 

@@ -7,9 +7,9 @@ use super::status::Refusal;
 use super::validate::{Violations, check};
 use super::wire::v1::{self, publisher_service_server::PublisherService};
 use super::{Context, convert, envelope, publish_stream};
-use crate::engine::{Engine, PendingReceipt};
+use crate::engine::{Engine, PendingReceipt, Terms};
 use crate::model::limits::{MAX_PUBLISH_BYTES, MAX_PUBLISH_MESSAGES};
-use crate::model::{Durability, Envelope, Name};
+use crate::model::{Envelope, Name};
 
 pub(super) struct Publisher(pub(super) Context);
 
@@ -38,14 +38,11 @@ pub(super) async fn submit(
     engine: &dyn Engine,
     request: v1::PublishRequest,
 ) -> Result<PendingReceipt, Refusal> {
-    let (topic, messages, durability) = check(|violations| read(violations, request))?;
-    Ok(engine.submit(&topic, messages, durability).await?)
+    let (topic, messages, terms) = check(|violations| read(violations, request))?;
+    Ok(engine.submit(&topic, messages, terms).await?)
 }
 
-fn read(
-    violations: &mut Violations,
-    request: v1::PublishRequest,
-) -> Option<(Name, Vec<Envelope>, Option<Durability>)> {
+fn read(violations: &mut Violations, request: v1::PublishRequest) -> Option<(Name, Vec<Envelope>, Terms)> {
     let topic = violations.name("topic", &request.topic);
     let durability = violations.durability("durability", request.durability);
     match request.messages.len() {
@@ -66,5 +63,5 @@ fn read(
         violations.add("messages", "TOO_MANY_BYTES", description);
     }
     let messages = request.messages.into_iter().map(Envelope).collect();
-    Some((topic?, messages, durability))
+    Some((topic?, messages, Terms { durability, expected_last: request.expected_last_offset }))
 }

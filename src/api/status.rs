@@ -158,6 +158,11 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             let detail = Detail::Resource { kind: "etag", name: name.to_string() };
             (detail, vec![("name", name.to_string()), ("etag", format!("{actual:x}"))])
         }
+        E::Moved { topic, actual, .. } => {
+            let (detail, mut metadata) = precondition("topic", topic);
+            metadata.push(("last_offset", actual.to_string()));
+            (detail, metadata)
+        }
         E::MessageTooLarge { index, limit, .. } => {
             let violation = Violation {
                 field: format!("messages[{index}]"),

@@ -36,11 +36,11 @@ use self::subscriptions::SubscriptionHandle;
 use self::topic::TopicHandle;
 use crate::engine::{
     Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, TopicChange,
+    Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::limits::MAX_CONSUMERS;
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
+    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
     SubscriptionStats, Topic, TopicSettings,
 };
 
@@ -166,13 +166,8 @@ impl Engine for EmbeddedEngine {
         to_its_end(Arc::clone(&self.0).delete_topic(name.clone(), expected)).await
     }
 
-    async fn submit(
-        &self,
-        topic: &Name,
-        messages: Vec<Envelope>,
-        durability: Option<Durability>,
-    ) -> Result<PendingReceipt> {
-        self.0.submit(topic, messages, durability).await
+    async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
+        self.0.submit(topic, messages, terms).await
     }
 
     async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>> {

@@ -10,9 +10,9 @@ use super::log::{Operation, PublishOperation};
 use super::records::TopicRecord;
 use super::state::{Record, TopicState};
 use super::topic::TopicHandle;
-use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Result, TopicChange};
+use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Result, Terms, TopicChange};
 use crate::model::limits::MAX_TOPICS;
-use crate::model::{Durability, Envelope, Name, Start, Timestamp, Topic, TopicSettings};
+use crate::model::{Envelope, Name, Start, Timestamp, Topic, TopicSettings};
 
 impl Shared {
     pub(super) async fn create_topic(
@@ -96,7 +96,7 @@ impl Shared {
         &self,
         topic: &Name,
         messages: Vec<Envelope>,
-        durability: Option<Durability>,
+        terms: Terms,
     ) -> Result<PendingReceipt> {
         let topic = self.find_topic(topic)?;
         let (limit, default) = {
@@ -115,7 +115,8 @@ impl Shared {
             topic,
             envelopes: messages.into_iter().map(|message| message.0).collect(),
             bytes,
-            durability: durability.unwrap_or(default),
+            durability: terms.durability.unwrap_or(default),
+            expected_last: terms.expected_last,
             settle: None,
             reply: Some(reply),
             _place: place,

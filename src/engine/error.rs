@@ -69,6 +69,16 @@ pub enum Error {
         /// The revision it has.
         actual: u64,
     },
+    /// The topic's last message is not the one that the publisher expected.
+    #[error("the last offset of topic {topic} is {actual}, not {expected}; read what is new, then retry")]
+    Moved {
+        /// The topic.
+        topic: Name,
+        /// The offset that was asked for.
+        expected: Offset,
+        /// The offset it has.
+        actual: Offset,
+    },
     /// A message over the topic's limit.
     #[error("message {index} is {size} bytes encoded; topic {topic} takes at most {limit}")]
     MessageTooLarge {
@@ -155,7 +165,7 @@ impl Error {
             | Self::Held(_)
             | Self::Paused(_)
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
-            Self::Changed { .. } => Kind::Conflict,
+            Self::Changed { .. } | Self::Moved { .. } => Kind::Conflict,
             Self::MessageTooLarge { .. } | Self::BeyondEnd { .. } | Self::DeadLetterLoop(_) => {
                 Kind::InvalidArgument
             }
@@ -181,6 +191,7 @@ impl Error {
             Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
             Self::Changed { .. } => "ETAG_MISMATCH",
+            Self::Moved { .. } => "LAST_OFFSET_MISMATCH",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::TooMany { .. } => "LIMIT_REACHED",
             Self::Overloaded { .. } => "WRITE_QUEUE_FULL",

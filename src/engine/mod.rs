@@ -97,6 +97,21 @@ pub struct SubscriptionChange {
     pub labels: Option<std::collections::BTreeMap<String, String>>,
 }
 
+/// How messages are to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// How safe they must be when the receipt comes; as the topic says, if `None`.
+    pub durability: Option<Durability>,
+    /// Only if the topic's last message has this offset; 0 for an empty topic.
+    pub expected_last: Option<Offset>,
+}
+
+impl From<Durability> for Terms {
+    fn from(durability: Durability) -> Self {
+        Self { durability: Some(durability), ..Self::default() }
+    }
+}
+
 /// What a consumer reads.
 #[derive(Debug, Clone)]
 pub enum Target {
@@ -194,17 +209,15 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Submits messages (at least one). When this returns, their place is fixed: after all that was
     /// submitted to the topic before, before all that is submitted later, consecutive, all or none.
-    /// The receipt comes when they are as safe as `durability` (the topic's, if `None`) asks; until
-    /// then they may fail, and then none of them is ever seen. Readers see a message once no crash
+    /// The receipt comes when they are as safe as the terms ask; until then they may fail, and then none
+    /// of them is ever seen. Readers see a message once no crash
     /// can take it back, which may be after the receipt of a buffered one.
     ///
+    /// With an expected last offset, they are stored only right after it, else [`Error::Moved`], whatever
+    /// else is submitted meanwhile.
+    ///
     /// Waits while the write queue is full; [`Error::Overloaded`] after a few seconds of that.
-    async fn submit(
-        &self,
-        topic: &Name,
-        messages: Vec<Envelope>,
-        durability: Option<Durability>,
-    ) -> Result<PendingReceipt>;
+    async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt>;
 
     /// Reads from `start` on, without side effects; empty at the end of the topic. If the first
     /// message asked for is damaged, [`Error::Damaged`] names the range; a later one ends the result.

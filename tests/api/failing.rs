@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use columba::engine::{
     Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, TopicChange,
+    Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use columba::model::{
-    Delivery, Durability, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
+    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
     SubscriptionStats, Topic, TopicSettings,
 };
 use columba::proto::v1::subscribe_request::Target as WireTarget;
@@ -54,7 +54,7 @@ impl Engine for Failing {
     async fn delete_topic(&self, _: &Name, _: Option<u64>) -> Result<()> {
         failure()
     }
-    async fn submit(&self, _: &Name, _: Vec<Envelope>, _: Option<Durability>) -> Result<PendingReceipt> {
+    async fn submit(&self, _: &Name, _: Vec<Envelope>, _: Terms) -> Result<PendingReceipt> {
         Ok(Box::pin(async { failure() }))
     }
     async fn read(&self, _: &Name, _: Start, _: ReadLimit) -> Result<Vec<StoredMessage>> {

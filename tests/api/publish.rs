@@ -33,7 +33,12 @@ async fn what_is_published_can_be_read_as_it_was() {
         causation_id: "b".into(),
     };
     let messages = vec![full, Message::default(), message("three")];
-    let request = PublishRequest { topic: "orders".into(), messages: messages.clone(), durability: 0 };
+    let request = PublishRequest {
+        topic: "orders".into(),
+        messages: messages.clone(),
+        durability: 0,
+        ..PublishRequest::default()
+    };
     let receipt = server.publisher().publish(request).await.unwrap().into_inner();
     assert_eq!((receipt.first_offset, receipt.last_offset), (1, 3));
     assert_ne!(receipt.durability(), Durability::Unspecified);
@@ -103,15 +108,25 @@ async fn a_bad_publish_stores_nothing_and_says_which_messages_are_bad() {
     let many = (0..65).map(|n| (n.to_string(), String::new())).collect();
     let bad_attributes = Message { attributes: many, ..Message::default() };
     let messages = vec![message("good"), bad_key, message("good"), bad_attributes];
-    let request = PublishRequest { topic: "../".into(), messages: messages.clone(), durability: 9 };
+    let request = PublishRequest {
+        topic: "../".into(),
+        messages: messages.clone(),
+        durability: 9,
+        ..PublishRequest::default()
+    };
     let status = assert_refused(publisher.publish(request).await, Code::InvalidArgument, "INVALID_NAME");
     assert_eq!(bad_fields(&status), ["topic", "durability", "messages[1].key", "messages[3].attributes"]);
 
-    let request = PublishRequest { topic: "orders".into(), messages, durability: 0 };
+    let request =
+        PublishRequest { topic: "orders".into(), messages, durability: 0, ..PublishRequest::default() };
     assert_refused(publisher.publish(request).await, Code::InvalidArgument, "TOO_LONG");
     let too_large = Message { data: vec![0; 1 << 20].into(), ..Message::default() };
-    let request =
-        PublishRequest { topic: "orders".into(), messages: vec![message("good"), too_large], durability: 0 };
+    let request = PublishRequest {
+        topic: "orders".into(),
+        messages: vec![message("good"), too_large],
+        durability: 0,
+        ..PublishRequest::default()
+    };
     let status = assert_refused(publisher.publish(request).await, Code::InvalidArgument, "MESSAGE_TOO_LARGE");
     assert_eq!(bad_fields(&status), ["messages[1]"]);
 
@@ -134,7 +149,7 @@ async fn requests_beyond_the_limit_are_refused_compressed_or_not() {
     let huge = || PublishRequest {
         topic: "orders".into(),
         messages: vec![Message { data: vec![0; 18 << 20].into(), ..Message::default() }],
-        durability: 0,
+        ..PublishRequest::default()
     };
     let plain = server.publisher().publish(huge()).await;
     assert_refused(plain, Code::ResourceExhausted, "REQUEST_TOO_LARGE");
@@ -145,7 +160,8 @@ async fn requests_beyond_the_limit_are_refused_compressed_or_not() {
     }
     let full = |bytes: usize| Message { data: vec![0; bytes].into(), ..Message::default() };
     let messages = vec![full(9 << 20), full(7 << 20)];
-    let request = PublishRequest { topic: "orders".into(), messages, durability: 0 };
+    let request =
+        PublishRequest { topic: "orders".into(), messages, durability: 0, ..PublishRequest::default() };
     let all = server.publisher().publish(request).await;
     assert_refused(all, Code::InvalidArgument, "TOO_MANY_BYTES");
 }
@@ -198,4 +214,17 @@ async fn a_publish_stream_answers_in_order_and_outlives_errors() {
         }
     }
     assert_eq!(next_offset, 298);
+}
+
+#[tokio::test]
+async fn a_topic_that_has_moved_on_takes_nothing() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    let expecting =
+        |offset| PublishRequest { expected_last_offset: Some(offset), ..publish("orders", &["a"]) };
+    server.publisher().publish(expecting(0)).await.unwrap();
+    let moved = server.publisher().publish(expecting(0)).await;
+    let status = assert_refused(moved, Code::Aborted, "LAST_OFFSET_MISMATCH");
+    assert_eq!(status.get_details_error_info().unwrap().metadata["last_offset"], "1");
+    server.publisher().publish(expecting(1)).await.unwrap();
 }

@@ -121,7 +121,7 @@ impl TestServer {
 /// A request to publish messages whose data are these texts.
 pub fn publish(topic: &str, data: &[&str]) -> PublishRequest {
     let messages = data.iter().map(|data| message(data)).collect();
-    PublishRequest { topic: topic.into(), messages, durability: 0 }
+    PublishRequest { topic: topic.into(), messages, durability: 0, ..PublishRequest::default() }
 }
 
 /// A message whose data is this text.

@@ -186,7 +186,8 @@ impl Window {
 
     fn request(&self, request_id: u64, messages: Vec<Message>) -> PublishStreamRequest {
         let (topic, durability) = (self.topic.clone(), self.durability.into());
-        PublishStreamRequest { request_id, publish: Some(PublishRequest { topic, messages, durability }) }
+        let publish = PublishRequest { topic, messages, durability, ..PublishRequest::default() };
+        PublishStreamRequest { request_id, publish: Some(publish) }
     }
 }
 

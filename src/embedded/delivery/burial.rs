@@ -49,6 +49,7 @@ impl Burial {
             envelopes: vec![envelope],
             bytes,
             durability: Durability::Fsynced,
+            expected_last: None,
             settle: Some(Settle { subscription, ranges: vec![(offset, offset)], committed: self.committed }),
             reply: Some(reply),
             _place: place,

@@ -89,6 +89,8 @@ pub(crate) struct PublishOperation {
     pub(crate) bytes: usize,
     /// When to answer.
     pub(crate) durability: Durability,
+    /// The last offset that the topic must have; 0 for none.
+    pub(crate) expected_last: Option<Offset>,
     /// What is settled in the same transaction.
     pub(crate) settle: Option<Settle>,
     /// Gets the receipt; none left once it has.

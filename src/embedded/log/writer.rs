@@ -237,6 +237,11 @@ impl Writer {
             return Ok(());
         };
         let first = topic.next;
+        if let Some(expected) = operation.expected_last.filter(|&expected| expected != first - 1) {
+            let (topic, actual) = (operation.topic.name.clone(), first - 1);
+            operation.answer(Err(Error::Moved { topic, expected, actual }));
+            return Ok(());
+        }
         let last = first + operation.envelopes.len() as u64 - 1;
         let also = operation.settle.as_ref();
         let size =

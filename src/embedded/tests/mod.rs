@@ -53,7 +53,7 @@ async fn create_subscription(engine: &EmbeddedEngine, subscription: &str, topic:
 
 async fn publish(engine: &EmbeddedEngine, topic: &str, messages: &[&[u8]]) -> crate::engine::Result<Receipt> {
     let envelopes = messages.iter().map(|data| Envelope(Bytes::copy_from_slice(data))).collect();
-    engine.submit(&name(topic), envelopes, Some(Durability::Fsynced)).await?.await
+    engine.submit(&name(topic), envelopes, Durability::Fsynced.into()).await?.await
 }
 
 /// Everything readable in a topic, and the damaged ranges between.

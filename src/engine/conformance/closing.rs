@@ -5,7 +5,7 @@ use super::fixture::{
     ACK, EVERYTHING, FREELY, Fixture, LONG, PLENTY, begin, envelope, name, next_error, soon, subscription,
     topic,
 };
-use crate::engine::{Error, Intent, SubscriptionChange, Target, TopicChange};
+use crate::engine::{Error, Intent, SubscriptionChange, Target, Terms, TopicChange};
 use crate::model::{Start, SubscriptionSettings, TopicSettings};
 
 pub(crate) async fn refuses_everything(harness: impl Harness) {
@@ -17,7 +17,7 @@ pub(crate) async fn refuses_everything(harness: impl Harness) {
     let settings = SubscriptionSettings::new(topic());
     let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Earliest };
     let (change, other) = (SubscriptionChange::default(), name("other"));
-    let submitted = match engine.submit(&topic(), vec![envelope("late")], None).await {
+    let submitted = match engine.submit(&topic(), vec![envelope("late")], Terms::default()).await {
         Ok(pending) => soon(pending).await.err(),
         Err(error) => Some(error),
     };

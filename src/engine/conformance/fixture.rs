@@ -12,7 +12,7 @@ use futures::FutureExt;
 use super::Harness;
 use crate::engine::{
     Consumer, Credit, Engine, Error, Failure, Intent, Page, ReadLimit, Result, Retry, Settled, Settlement,
-    Target,
+    Target, Terms,
 };
 use crate::model::{
     Delivery, Envelope, Name, Offset, Receipt, Start, StoredMessage, SubscriptionSettings, SubscriptionStats,
@@ -184,7 +184,7 @@ impl Fixture {
 
     /// Publishes these to [`topic`] and waits for the receipt.
     pub(super) async fn publish_all(&self, messages: Vec<Envelope>) -> Receipt {
-        let pending = self.submit(&topic(), messages, None).await.unwrap();
+        let pending = self.submit(&topic(), messages, Terms::default()).await.unwrap();
         soon(pending).await.unwrap()
     }
 

@@ -63,7 +63,8 @@ macro_rules! conformance_suite {
                 a_lower_limit_keeps_what_is_stored, pipelined_requests_keep_their_order,
                 a_forgotten_receipt_loses_nothing, requests_stay_whole_among_concurrent_publishers,
                 the_largest_request_is_one_piece, receipts_say_what_was_reached,
-                buffered_messages_arrive,
+                buffered_messages_arrive, an_expected_last_offset_is_kept_to,
+                of_many_that_expect_the_same_one_is_stored,
             }
             reading {
                 starts_where_asked, a_time_means_the_first_message_since, stops_at_the_limits,

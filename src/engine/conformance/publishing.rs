@@ -7,9 +7,9 @@ use futures::future::{join_all, try_join_all};
 
 use super::Harness;
 use super::fixture::{FREELY, Fixture, PATIENCE, envelope, name, next, soon, topic};
-use crate::engine::{Error, Intent, TopicChange};
+use crate::engine::{Error, Intent, Terms, TopicChange};
 use crate::model::limits::MAX_PUBLISH_MESSAGES;
-use crate::model::{Durability, Envelope, Start, Timestamp, TopicSettings};
+use crate::model::{Durability, Envelope, Offset, Start, Timestamp, TopicSettings};
 
 fn limit(bytes: u32) -> TopicChange {
     TopicChange { max_message_bytes: Some(bytes), ..TopicChange::default() }
@@ -30,7 +30,7 @@ pub(crate) async fn topics_count_for_themselves(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
     engine.create_topic(name("other"), TopicSettings::default(), Intent::Apply).await.unwrap();
     engine.publish(3).await;
-    let pending = engine.submit(&name("other"), vec![envelope("other")], None).await.unwrap();
+    let pending = engine.submit(&name("other"), vec![envelope("other")], Terms::default()).await.unwrap();
     assert_eq!(soon(pending).await.unwrap().first, 1);
     assert_eq!(engine.publish(1).await.first, 4);
     assert_eq!(engine.read_all().await.len(), 4);
@@ -68,7 +68,7 @@ pub(crate) async fn one_message_too_large_refuses_all(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
     engine.update_topic(&topic(), limit(10), None, Intent::Apply).await.unwrap();
     let messages = vec![envelope("fits"), envelope("0123456789"), envelope("0123456789a")];
-    let outcome = match engine.submit(&topic(), messages.clone(), None).await {
+    let outcome = match engine.submit(&topic(), messages.clone(), Terms::default()).await {
         Ok(pending) => soon(pending).await,
         Err(error) => Err(error),
     };
@@ -92,7 +92,7 @@ pub(crate) async fn pipelined_requests_keep_their_order(harness: impl Harness) {
     let mut pending = Vec::new();
     for n in 0..200 {
         let messages = vec![envelope(format!("{n} first")), envelope(format!("{n} second"))];
-        pending.push(engine.submit(&topic(), messages, None).await.unwrap());
+        pending.push(engine.submit(&topic(), messages, Terms::default()).await.unwrap());
     }
     let receipts = soon(try_join_all(pending)).await.unwrap();
     for (receipt, n) in receipts.iter().zip(0..) {
@@ -107,7 +107,7 @@ pub(crate) async fn pipelined_requests_keep_their_order(harness: impl Harness) {
 
 pub(crate) async fn a_forgotten_receipt_loses_nothing(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
-    drop(engine.submit(&topic(), vec![envelope("forgotten")], None).await.unwrap());
+    drop(engine.submit(&topic(), vec![envelope("forgotten")], Terms::default()).await.unwrap());
     assert_eq!(engine.publish_all(vec![envelope("marker")]).await.first, 2);
     let read = engine.read_all().await;
     assert_eq!(read[0].envelope, envelope("forgotten"));
@@ -125,7 +125,8 @@ pub(crate) async fn requests_stay_whole_among_concurrent_publishers(harness: imp
             for request in 0..REQUESTS {
                 let message = |n| envelope(format!("{publisher} {request} {n}"));
                 let messages = (0..3).map(message).collect();
-                let receipt = engine.submit(&topic(), messages, None).await.unwrap().await.unwrap();
+                let receipt =
+                    engine.submit(&topic(), messages, Terms::default()).await.unwrap().await.unwrap();
                 assert!(receipt.first > last, "{} came after {last}", receipt.first);
                 assert_eq!(receipt.last, receipt.first + 2);
                 last = receipt.last;
@@ -157,13 +158,13 @@ pub(crate) async fn the_largest_request_is_one_piece(harness: impl Harness) {
 
 pub(crate) async fn receipts_say_what_was_reached(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
-    let publish = async |durability| {
-        let pending = engine.submit(&topic(), vec![envelope("safe")], durability).await.unwrap();
+    let publish = async |terms| {
+        let pending = engine.submit(&topic(), vec![envelope("safe")], terms).await.unwrap();
         soon(pending).await.unwrap().durability
     };
-    publish(Some(Durability::Buffered)).await;
-    let asked_for = publish(Some(Durability::Fsynced)).await;
-    let default = publish(None).await;
+    publish(Durability::Buffered.into()).await;
+    let asked_for = publish(Durability::Fsynced.into()).await;
+    let default = publish(Terms::default()).await;
     let honest = if engine.capabilities().persistent { Durability::Fsynced } else { Durability::Buffered };
     assert_eq!((asked_for, default), (honest, honest));
     assert_eq!(engine.read_all().await.len(), 3, "what is safe makes safe what came before it");
@@ -173,7 +174,53 @@ pub(crate) async fn buffered_messages_arrive(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
     let mut consumer = engine.ephemeral(Start::Latest, FREELY).await;
     let messages = vec![envelope("buffered")];
-    let pending = engine.submit(&topic(), messages, Some(Durability::Buffered)).await.unwrap();
+    let pending = engine.submit(&topic(), messages, Durability::Buffered.into()).await.unwrap();
     assert_eq!(soon(pending).await.unwrap().first, 1);
     assert_eq!(next(&mut *consumer).await[0].message.envelope, envelope("buffered"));
+}
+
+fn after(expected: Offset) -> Terms {
+    Terms { expected_last: Some(expected), ..Terms::default() }
+}
+
+pub(crate) async fn an_expected_last_offset_is_kept_to(harness: impl Harness) {
+    let engine = Fixture::new(&harness).await;
+    let publish = async |expected| match engine
+        .submit(&topic(), vec![envelope("a"), envelope("b")], after(expected))
+        .await
+    {
+        Ok(pending) => soon(pending).await,
+        Err(error) => Err(error),
+    };
+    let moved = |expected, actual| Err(Error::Moved { topic: topic(), expected, actual });
+    assert_eq!(publish(1).await, moved(1, 0));
+    assert_eq!(publish(0).await.unwrap().last, 2, "the topic was empty");
+    assert_eq!(publish(0).await, moved(0, 2));
+    assert_eq!(publish(1).await, moved(1, 2));
+    assert_eq!(publish(3).await, moved(3, 2));
+    assert_eq!(publish(2).await.unwrap().last, 4);
+    assert_eq!(engine.read_all().await.len(), 4);
+}
+
+pub(crate) async fn of_many_that_expect_the_same_one_is_stored(harness: impl Harness) {
+    const PUBLISHERS: usize = 4;
+    const ROUNDS: u64 = 20;
+    let engine = Fixture::new(&harness).await;
+    for round in 0..ROUNDS {
+        // Pipelined and concurrent: none waits for the others.
+        let mut tasks = tokio::task::JoinSet::new();
+        for publisher in 0..PUBLISHERS {
+            let engine = engine.engine();
+            tasks.spawn(async move {
+                let message = vec![envelope(format!("{round}/{publisher}"))];
+                match engine.submit(&topic(), message, after(round)).await {
+                    Ok(pending) => soon(pending).await.is_ok(),
+                    Err(_) => false,
+                }
+            });
+        }
+        let stored = tasks.join_all().await.into_iter().filter(|&stored| stored).count();
+        assert_eq!(stored, 1, "round {round}");
+    }
+    assert_eq!(engine.read_all().await.len() as u64, ROUNDS);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Harness;
 use super::fixture::{Fixture, PLENTY, envelope, name, subscription, topic};
-use crate::engine::{Credit, Error, Intent, Page, Target, TopicChange};
+use crate::engine::{Credit, Error, Intent, Page, Target, Terms, TopicChange};
 use crate::model::{Durability, Pattern, Start, SubscriptionSettings, TopicSettings};
 
 fn labels(value: &str) -> BTreeMap<String, String> {
@@ -57,7 +57,7 @@ pub(crate) async fn unknown_topics_are_not_found(harness: impl Harness) {
         engine.topic(&topic()).await.err(),
         engine.update_topic(&topic(), TopicChange::default(), None, Intent::Apply).await.err(),
         engine.delete_topic(&topic(), None).await.err(),
-        engine.submit(&topic(), vec![envelope("lost")], None).await.err(),
+        engine.submit(&topic(), vec![envelope("lost")], Terms::default()).await.err(),
         engine.read(&topic(), Start::Earliest, PLENTY).await.err(),
         engine.create_subscription(subscription(), settings, Intent::Apply).await.err(),
         engine.subscribe(target, credit).await.err(),

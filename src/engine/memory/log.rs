@@ -42,6 +42,15 @@ impl Log {
         self.messages.get(index(offset))
     }
 
+    /// Refuses what was to follow another message than the newest.
+    pub(super) fn check_last(&self, expected: Option<Offset>) -> Result<()> {
+        let (topic, actual) = (self.name.clone(), self.last());
+        match expected {
+            Some(expected) if expected != actual => Err(Error::Moved { topic, expected, actual }),
+            _ => Ok(()),
+        }
+    }
+
     /// Adds all the messages or, if one is too large, none.
     pub(super) fn append(&mut self, messages: Vec<Envelope>) -> Result<()> {
         let limit = self.settings.max_message_bytes;

@@ -24,7 +24,7 @@ use self::queue::Room;
 use self::state::State;
 use super::{
     Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, TopicChange,
+    Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::{
     Delivery, Durability, Envelope, Name, Offset, Receipt, Start, StoredMessage, Subscription,
@@ -141,14 +141,10 @@ impl Engine for MemoryEngine {
         self.0.change(|state| state.delete_topic(name, expected))
     }
 
-    async fn submit(
-        &self,
-        topic: &Name,
-        messages: Vec<Envelope>,
-        _durability: Option<Durability>,
-    ) -> Result<PendingReceipt> {
+    async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
         let receipt = self.0.change(|state| {
             let log = state.log_mut(topic)?;
+            log.check_last(terms.expected_last)?;
             let first = log.last() + 1;
             log.append(messages)?;
             Ok(Receipt { first, last: log.last(), durability: Durability::Buffered })
