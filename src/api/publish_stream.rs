@@ -58,6 +58,7 @@ async fn submit(
                 code: refusal.code(),
                 message: refusal.message(),
                 reason: refusal.reason().into(),
+                metadata: refusal.metadata().clone(),
             }),
         };
         Ok(PublishStreamResponse { request_id, result: Some(outcome) })

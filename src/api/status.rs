@@ -92,6 +92,11 @@ impl Refusal {
         self.0.reason
     }
 
+    /// The values as in `ErrorInfo`.
+    pub(super) fn metadata(&self) -> &HashMap<String, String> {
+        &self.0.metadata
+    }
+
     /// The text for people, clipped.
     pub(super) fn message(&self) -> String {
         clip(&self.0.message, MAX_MESSAGE_BYTES)

@@ -71,7 +71,7 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for UnfinishedService<S> 
 struct Metered {
     body: Body,
     budget: Arc<Semaphore>,
-    /// What the message that is arriving holds.
+    /// What has come and may not have been read.
     held: Option<OwnedSemaphorePermit>,
     place: Place,
     /// Ends when the message that is arriving takes too long.
@@ -112,9 +112,10 @@ impl http_body::Body for Metered {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Whoever asks for more has read what was complete.
-        if !self.place.is_within() {
-            self.held = None;
+        // Whoever asks for more has read what was complete: only what is not still counts.
+        let within = self.place.arrived;
+        if let Some(held) = &mut self.held {
+            drop(held.split(held.num_permits().saturating_sub(within)));
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -145,6 +146,8 @@ struct Place {
     header_bytes: usize,
     /// Bytes of the message that are still to come, once its header has.
     left: usize,
+    /// Bytes of the message and its header that have come.
+    arrived: usize,
 }
 
 impl Place {
@@ -161,6 +164,7 @@ impl Place {
                 let take = data.len().min(HEADER - self.header_bytes);
                 self.header[self.header_bytes..][..take].copy_from_slice(&data[..take]);
                 self.header_bytes += take;
+                self.arrived += take;
                 data = &data[take..];
                 if self.header_bytes < HEADER {
                     break;
@@ -170,9 +174,10 @@ impl Place {
             }
             let take = data.len().min(self.left);
             self.left -= take;
+            self.arrived += take;
             data = &data[take..];
             if self.left == 0 {
-                self.header_bytes = 0;
+                (self.header_bytes, self.arrived) = (0, 0);
                 completed += 1;
             }
         }
@@ -200,8 +205,10 @@ mod tests {
             let completed: usize = bytes.chunks(cuts).map(|chunk| place.pass(chunk)).sum();
             prop_assert_eq!(completed, lengths.len());
             prop_assert!(!place.is_within());
+            prop_assert_eq!(place.arrived, 0);
             place.pass(&[0, 0, 0]);
             prop_assert!(place.is_within());
+            prop_assert_eq!(place.arrived, 3);
         }
     }
 }

@@ -147,6 +147,7 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
     // The ports first: a port in use must not leave a data directory behind.
     let grpc = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
+    let max_connections = open_files::connections(config.limits.connections);
     let engine = EmbeddedEngine::open(&config.data_dir, config.storage.clone()).await?;
     // Nobody has to listen to this.
     let _ = writeln!(
@@ -158,7 +159,7 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
         config.data_dir.display()
     );
     let options = server::Options {
-        max_connections: open_files::connections(config.limits.connections),
+        max_connections,
         shutdown_deadline: config.shutdown.deadline,
         ..server::Options::default()
     };

@@ -131,13 +131,16 @@ fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
     Some((state, stored.sequence))
 }
 
-/// Stores a checkpoint and removes all but the newest ones.
+/// Stores a checkpoint and removes all but it and those just before it. Later ones than the newest are
+/// none of this log.
 pub(crate) fn store(fs: &dyn Fs, bytes: &[u8], sequence: u64) -> io::Result<()> {
     write_atomically(fs, DIR, &name(sequence), bytes)?;
     let mut sequences = list(fs)?;
     sequences.sort_unstable();
-    for old in sequences.iter().rev().skip(KEPT) {
-        fs.remove(&path(*old))?;
+    let newest = sequences.partition_point(|&stored| stored <= sequence);
+    let kept = newest.saturating_sub(KEPT)..newest;
+    for (_, other) in sequences.iter().enumerate().filter(|(at, _)| !kept.contains(at)) {
+        fs.remove(&path(*other))?;
     }
     Ok(())
 }

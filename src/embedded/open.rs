@@ -10,6 +10,7 @@ use std::thread;
 use tokio::sync::{Semaphore, watch};
 
 use super::delivery::ack_id::Signer;
+use super::delivery::dispatch::DeadLetters;
 use super::identity::{self, Identity, IdentityError};
 use super::log::fs::Fs;
 use super::log::fs_real::RealFs;
@@ -239,7 +240,10 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
             continue;
         };
         let name = stored_name(&subscription.record.name);
-        let dead_letters = catalog.topics.get(subscription.record.dead_letter_topic.as_str()).cloned();
+        let dead_letters = match subscription.record.dead_letter_topic.as_str() {
+            "" => DeadLetters::Dropped,
+            topic => catalog.topics.get(topic).cloned().map_or(DeadLetters::Lost, DeadLetters::Topic),
+        };
         let handle = SubscriptionHandle::start(
             name.clone(),
             Arc::clone(topic),

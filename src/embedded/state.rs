@@ -117,10 +117,12 @@ impl State {
             }
             Record::PutTopic(record) => self.put_topic(record.clone()),
             Record::DeleteTopic(id) => {
+                self.last_id = self.last_id.max(*id);
                 self.topics.remove(id);
             }
             Record::PutSubscription(record) => self.put_subscription(record.clone()),
             Record::DeleteSubscription(id) => {
+                self.last_id = self.last_id.max(*id);
                 self.subscriptions.remove(id);
             }
             Record::Seek(seek) => {
@@ -160,6 +162,7 @@ impl State {
 
     /// A subscription was moved. Returns what it has settled now.
     pub(crate) fn seek(&mut self, seek: Seek) -> Option<&Progress> {
+        self.last_id = self.last_id.max(seek.subscription);
         let subscription = self.subscriptions.get_mut(&seek.subscription)?;
         subscription.progress = Progress::new(seek.floor);
         subscription.epoch = seek.epoch;
@@ -169,6 +172,7 @@ impl State {
 
     /// Messages were handed out.
     pub(crate) fn hand(&mut self, id: u64, attempts: &Attempts) {
+        self.last_id = self.last_id.max(id);
         if let Some(subscription) = self.subscriptions.get_mut(&id) {
             subscription.attempts.merge(attempts);
         }

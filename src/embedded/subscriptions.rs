@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use super::Shared;
 use super::delivery::ack_id::Signer;
 use super::delivery::consumer::{DurableConsumer, reason};
-use super::delivery::dispatch::{self, Event, Pull, SettleReply, Subject};
+use super::delivery::dispatch::{self, DeadLetters, Event, Pull, SettleReply, Subject};
 use super::delivery::leases::{Leases, Rules};
 use super::log::Log;
 use super::progress::Committed;
@@ -50,7 +50,7 @@ impl SubscriptionHandle {
         name: Name,
         topic: Arc<TopicHandle>,
         state: SubscriptionState,
-        dead_letters: Option<Arc<TopicHandle>>,
+        dead_letters: DeadLetters,
         log: Log,
         signer: Signer,
     ) -> Self {
@@ -197,11 +197,11 @@ impl Shared {
     }
 
     /// Where the messages go that a subscription with these settings gives up.
-    fn dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<Option<Arc<TopicHandle>>> {
+    fn dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<DeadLetters> {
         match &settings.retry.dead_letter_topic {
             Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
-            Some(topic) => self.find_topic(topic).map(Some),
-            None => Ok(None),
+            Some(topic) => self.find_topic(topic).map(DeadLetters::Topic),
+            None => Ok(DeadLetters::Dropped),
         }
     }
 

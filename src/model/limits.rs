@@ -78,6 +78,7 @@ pub const MAX_OUTSTANDING_BYTES: u64 = 256 << 20;
 /// Messages handed to a consumer in one batch at most.
 pub const MAX_BATCH_MESSAGES: usize = 1_000;
 /// Bytes of messages handed to a consumer in one batch at most; one message is always allowed.
+/// A stream that its client does not read holds a few batches in memory.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// Messages of a Pull or `ReadMessages` that names no number.

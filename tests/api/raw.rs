@@ -14,6 +14,21 @@ use crate::common::{TestServer, assert_refused, bad_fields, publish, within};
 
 /// Sends one call and returns the status that it ends with.
 async fn call(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<(), Status> {
+    send(address, path, headers, body, usize::MAX).await
+}
+
+/// The same, the body in pieces of this length.
+async fn call_in_pieces(address: SocketAddr, path: &str, body: Bytes, length: usize) -> Result<(), Status> {
+    send(address, path, &[], body, length).await
+}
+
+async fn send(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    mut body: Bytes,
+    length: usize,
+) -> Result<(), Status> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -25,9 +40,16 @@ async fn call(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: B
     }
     let mut client = client.ready().await.unwrap();
     let (response, mut requests) = client.send_request(request.body(()).unwrap(), false).unwrap();
-    requests.send_data(body, true).unwrap();
-    let response = within(response).await.unwrap();
-    let (parts, mut body) = response.into_parts();
+    let sending = async {
+        while body.len() > length {
+            requests.reserve_capacity(length);
+            let granted = std::future::poll_fn(|cx| requests.poll_capacity(cx)).await.unwrap().unwrap();
+            requests.send_data(body.split_to(granted.min(length)), false).unwrap();
+        }
+        requests.send_data(body, true).unwrap();
+    };
+    let ((), response) = within(async { tokio::join!(sending, response) }).await;
+    let (parts, mut body) = response.unwrap().into_parts();
     while let Some(data) = within(body.data()).await {
         body.flow_control().release_capacity(data.unwrap().len()).unwrap();
     }
@@ -163,4 +185,26 @@ async fn unfinished_requests_hold_a_limited_number_of_bytes() {
             refused => _ = assert_refused(refused, Code::ResourceExhausted, "TOO_MANY_UNFINISHED_REQUESTS"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_busy_stream_holds_only_what_is_unfinished_however_it_is_cut() {
+    let options = Options { unfinished_request_bytes: 64 << 10, ..Options::default() };
+    let server = TestServer::start_with(options).await;
+    server.create_topic("orders").await;
+    let request = |request_id| columba::proto::v1::PublishStreamRequest {
+        request_id,
+        publish: Some(publish("orders", &[&"x".repeat(1_000)])),
+    };
+    let requests = (1..=500).map(|id| frame(0, &request(id).encode_to_vec()));
+    let mut body = BytesMut::new();
+    requests.for_each(|request| body.put_slice(&request));
+    // Pieces of a length that never ends where a message does.
+    let body = body.freeze();
+    let answer =
+        call_in_pieces(server.address, "/columba.v1.PublisherService/PublishStream", body, 4_099).await;
+    answer.unwrap();
+    let topic = columba::proto::v1::GetTopicRequest { topic: "orders".into() };
+    let topic = server.topics().get_topic(topic).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!(topic.last_offset, 500);
 }

@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
             self.backoff.reset();
         }
         self.bar.show(self.window.acknowledged());
-        Ok(refused.map(|PublishError { code, message, reason }| Error::Refused {
+        Ok(refused.map(|PublishError { code, message, reason, .. }| Error::Refused {
             code: Code::from(code),
             reason,
             message,

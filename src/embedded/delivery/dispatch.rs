@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ack_id::{AckId, Signer};
 use super::burial::Burial;
-use super::leases::{ConsumerId, GivenUp, Leases, Next, Rules};
+use super::leases::{ConsumerId, Leases, Next, Rules};
 use crate::embedded::attempts::{Attempts, Unwritten};
 use crate::embedded::log::format::Seek;
 use crate::embedded::log::{Log, Operation, Place, Settle};
@@ -28,8 +28,10 @@ const QUEUED_CALLS: usize = 256;
 const EVENTS_AT_ONCE: usize = 256;
 /// Pulls that may wait for messages at once.
 const MAX_PULLS: usize = 1_000;
-/// How much one fetch reads.
-const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
+/// How much one fetch reads: several batches, since disks are read best in large chunks.
+const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: 1 << 20 };
+/// How much is handed to a consumer at once.
+const BATCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
 /// How long to wait after the disk could not be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// How long fetched messages are kept that nobody takes. They keep more memory alive than they are long:
@@ -67,7 +69,7 @@ pub(crate) enum Event {
     /// Messages are asked for without a consumer.
     Pull(Pull),
     /// The owner changed the rules, and where dead letters go.
-    Rules(Rules, Option<Arc<TopicHandle>>),
+    Rules(Rules, DeadLetters),
     /// The owner paused or resumed it.
     Pause(bool),
     /// The owner moves it: this is the first message not settled then.
@@ -102,6 +104,17 @@ pub(crate) struct Snapshot {
     pub(crate) consumers: u32,
 }
 
+/// Where messages go that are given up.
+#[derive(Clone)]
+pub(crate) enum DeadLetters {
+    /// Nowhere: they are dropped.
+    Dropped,
+    /// To this topic.
+    Topic(Arc<TopicHandle>),
+    /// To a topic that damage has taken: they wait until there is another.
+    Lost,
+}
+
 /// What the task is given to work with.
 pub(crate) struct Subject {
     /// The subscription's name.
@@ -115,7 +128,7 @@ pub(crate) struct Subject {
     /// What it reads.
     pub(crate) topic: Arc<TopicHandle>,
     /// Where messages go that are given up.
-    pub(crate) dead_letters: Option<Arc<TopicHandle>>,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) log: Log,
     pub(crate) signer: Signer,
     /// What is settled on disk.
@@ -143,6 +156,7 @@ pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
         burial: None,
         bury_again: None,
         dead_lettered: 0,
+        passed_over: None,
     };
     tokio::spawn(dispatcher.run(queue));
     events
@@ -184,6 +198,9 @@ struct Dispatcher {
     /// The last one did not get there: not before this time again.
     bury_again: Option<Instant>,
     dead_lettered: u64,
+    /// The first message that was passed over because it is damaged. It was not handed out, and nothing
+    /// is noted to have been from there on.
+    passed_over: Option<Offset>,
 }
 
 impl Dispatcher {
@@ -254,7 +271,7 @@ impl Dispatcher {
                 self.leases.set_rules(rules);
                 self.subject.dead_letters = dead_letters;
             }
-            Event::Pause(paused) => self.pause(paused, now),
+            Event::Pause(paused) => self.pause(paused),
             Event::Seek { next, reply } => self.seek(next, reply),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
         }
@@ -294,18 +311,18 @@ impl Dispatcher {
         }
     }
 
-    fn pause(&mut self, paused: bool, now: Instant) {
+    fn pause(&mut self, paused: bool) {
         self.subject.paused = paused;
         if paused {
-            self.end_all(&Error::Paused(self.subject.name.clone()), now);
+            self.end_all(&Error::Paused(self.subject.name.clone()));
         }
     }
 
-    /// Ends all consumers and waiting pulls, but not the subscription.
-    fn end_all(&mut self, reason: &Error, now: Instant) {
+    /// Ends all consumers and waiting pulls, but not the subscription. What they hold is theirs to settle.
+    fn end_all(&mut self, reason: &Error) {
         for (consumer, slot) in std::mem::take(&mut self.slots) {
             let _ = slot.try_send(Err(reason.clone()));
-            self.leases.leave(consumer, now);
+            self.leases.detach(consumer);
         }
         self.refuse_pulls(reason);
         self.takers.clear();
@@ -330,6 +347,7 @@ impl Dispatcher {
         self.ready.clear();
         self.again.clear();
         (self.fetch, self.behind) = (None, false);
+        self.passed_over = None;
         // What is on its way to the dead letters is settled before the seek, or not at all.
         self.burial = None;
         let seek = Seek { subscription: self.subject.id, epoch: self.subject.epoch, floor };
@@ -428,14 +446,23 @@ impl Dispatcher {
                 None => sharers = sharers.saturating_sub(1),
             }
         }
-        if !self.takers.is_empty() && self.behind && self.ready.len() < READ_AHEAD_BELOW {
+        if sharers > 0 && self.behind && self.wants_more() {
             self.fetch_new(self.ready.back().map_or(self.next_new(), |last| last.offset + 1));
         }
         self.end_pulls(now);
-        if now >= self.used + KEEP_FETCHED {
+        let has_fetched = !self.ready.is_empty() || !self.again.is_empty();
+        if has_fetched && now >= self.used + KEEP_FETCHED {
             self.ready = VecDeque::new();
             self.again = BTreeMap::new();
+            // What is being read follows what is not here any more.
+            self.fetch = None;
         }
+    }
+
+    /// Whether to read ahead.
+    fn wants_more(&self) -> bool {
+        let bytes = || self.ready.iter().map(|message| message.envelope.len()).sum::<usize>();
+        self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
     }
 
     /// Serves one; returns it if there is nothing for it now.
@@ -443,7 +470,7 @@ impl Dispatcher {
         let (consumer, limit) = match &taker {
             Taker::Consumer(id) if !self.slots.contains_key(id) => return None,
             Taker::Pull(pull) if pull.reply.is_closed() => return None,
-            Taker::Consumer(id) => (Some(*id), FETCH),
+            Taker::Consumer(id) => (Some(*id), BATCH),
             Taker::Pull(pull) => (None, pull.limit),
         };
         let deliveries = self.collect(consumer, limit, sharers, now);
@@ -467,7 +494,7 @@ impl Dispatcher {
     fn give_back(&mut self, refused: Result<Vec<Delivery>>, now: Instant) {
         for delivery in refused.unwrap_or_default() {
             if let Some(id) = self.subject.signer.open(&delivery.ack_id) {
-                self.leases.give_back(id.offset, now);
+                self.leases.take_back_unseen(id.offset, now);
             }
         }
     }
@@ -533,7 +560,8 @@ impl Dispatcher {
 
     /// Has the log remember what is handed out, so that attempts are counted across restarts.
     fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
-        let mut attempts = Attempts::new(self.leases.cursor() - 1);
+        let handed = self.leases.cursor().min(self.passed_over.unwrap_or(Offset::MAX)) - 1;
+        let mut attempts = Attempts::new(handed);
         for (message, _, attempt) in batch.iter().filter(|(_, _, attempt)| *attempt > 1) {
             attempts.note(message.offset, *attempt);
         }
@@ -640,6 +668,7 @@ impl Dispatcher {
     fn fetch_new(&mut self, from: Offset) {
         if self.may_fetch() && from <= self.subject.topic.visible() {
             self.behind = true;
+            self.used = Instant::now();
             let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
             self.fetch =
                 Some(Box::pin(async move { Fetched::New(from, reader.read(&topic, from, FETCH).await) }));
@@ -647,6 +676,7 @@ impl Dispatcher {
     }
 
     fn fetch_again(&mut self, from: Offset) {
+        self.used = Instant::now();
         let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
         self.fetch =
             Some(Box::pin(async move { Fetched::Again(from, reader.read(&topic, from, FETCH).await) }));
@@ -659,7 +689,13 @@ impl Dispatcher {
         };
         self.used = Instant::now();
         match read {
-            Ok(messages) if is_new => self.ready.extend(messages),
+            Ok(messages) if is_new => {
+                let expected = self.ready.back().map_or_else(|| self.next_new(), |last| last.offset + 1);
+                // Never leave out what lies between.
+                if from <= expected {
+                    self.ready.extend(messages);
+                }
+            }
             // Whatever else came along is kept only if it is waiting too.
             Ok(messages) => {
                 let leases = &self.leases;
@@ -684,6 +720,7 @@ impl Dispatcher {
             "passing over messages damaged on disk; seek the subscription past them to settle them"
         );
         self.leases.settle(first, last);
+        self.passed_over = Some(self.passed_over.map_or(first, |before| before.min(first)));
     }
 
     /// Sees to the messages that were given up, one at a time.
@@ -692,25 +729,47 @@ impl Dispatcher {
             return;
         }
         self.bury_again = None;
-        while let Some((offset, given_up)) = self.leases.next_given_up() {
-            let Some(dead_letters) = self.subject.dead_letters.clone() else {
-                let (name, GivenUp { attempts, reason }) = (&self.subject.name, given_up);
-                tracing::warn!(subscription = %name, offset, attempts, %reason, "dropping a message");
-                self.leases.settle(offset, offset);
-                self.commit(vec![(offset, offset)], oneshot::channel().0);
-                self.dead_lettered += 1;
-                continue;
-            };
-            let burial = Burial {
-                log: self.subject.log.clone(),
-                dead_letters,
-                topic: Arc::clone(&self.subject.topic),
-                subscription: (self.subject.id, self.subject.name.clone()),
-                committed: Arc::clone(&self.subject.committed),
-            };
-            self.burial = Some(Box::pin(async move { (offset, burial.run(offset, given_up).await) }));
-            return;
+        match self.subject.dead_letters.clone() {
+            DeadLetters::Dropped => self.drop_given_up(),
+            DeadLetters::Lost => {
+                if let Some((offset, _)) = self.leases.next_given_up() {
+                    self.not_buried(offset, "the dead-letter topic is lost; give the subscription another");
+                }
+            }
+            DeadLetters::Topic(dead_letters) => {
+                let Some((offset, given_up)) = self.leases.next_given_up() else { return };
+                let burial = Burial {
+                    log: self.subject.log.clone(),
+                    dead_letters,
+                    topic: Arc::clone(&self.subject.topic),
+                    subscription: (self.subject.id, self.subject.name.clone()),
+                    committed: Arc::clone(&self.subject.committed),
+                };
+                self.burial = Some(Box::pin(async move { (offset, burial.run(offset, given_up).await) }));
+            }
         }
+    }
+
+    fn drop_given_up(&mut self) {
+        let (mut ranges, mut count) = (Ranges::default(), 0);
+        while let Some((offset, _)) = self.leases.next_given_up() {
+            self.leases.settle(offset, offset);
+            ranges.add(offset, offset);
+            count += 1;
+        }
+        if count > 0 {
+            let name = &self.subject.name;
+            tracing::warn!(subscription = %name, count, "dropped messages that were given up");
+            self.dead_lettered += count;
+            self.commit(ranges.0, oneshot::channel().0);
+        }
+    }
+
+    fn not_buried(&mut self, offset: Offset, reason: &str) {
+        let name = &self.subject.name;
+        tracing::error!(subscription = %name, offset, reason, "no dead letter yet; trying again");
+        self.leases.unbury(offset);
+        self.bury_again = Some(Instant::now() + READ_RETRY);
     }
 
     fn buried(&mut self, offset: Offset, result: Result<()>) {
@@ -720,12 +779,7 @@ impl Dispatcher {
                 self.dead_lettered += 1;
             }
             Err(Error::Damaged { .. }) => self.skip_damaged(offset, offset),
-            Err(error) => {
-                let name = &self.subject.name;
-                tracing::warn!(subscription = %name, offset, %error, "no dead letter yet; trying again");
-                self.leases.unbury(offset);
-                self.bury_again = Some(Instant::now() + READ_RETRY);
-            }
+            Err(error) => self.not_buried(offset, &error.to_string()),
         }
     }
 

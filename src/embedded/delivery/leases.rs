@@ -190,6 +190,15 @@ impl Leases {
         }
     }
 
+    /// A consumer is gone, but may still settle what it holds, until the deadlines.
+    pub(crate) fn detach(&mut self, consumer: ConsumerId) {
+        self.consumers.remove(&consumer);
+        for lease in self.leased.values_mut().filter(|lease| lease.consumer == Some(consumer)) {
+            lease.consumer = None;
+            self.pulled += 1;
+        }
+    }
+
     /// How much a consumer may be handed now: messages, and bytes beyond which not even one more goes.
     /// `None` stands for a pull, which holds nothing.
     pub(crate) fn room(&self, consumer: Option<ConsumerId>) -> (usize, u64) {
@@ -322,7 +331,7 @@ impl Leases {
 
     /// Nobody could take care of a message that was given up.
     pub(crate) fn unbury(&mut self, offset: Offset) {
-        self.unburied.push_front(offset);
+        self.unburied.push_back(offset);
     }
 
     /// Hands out a message that [`next`](Self::next) allowed.
@@ -424,8 +433,15 @@ impl Leases {
         }
     }
 
+    /// A message was handed out to somebody who never got it: as if it had not been.
+    pub(crate) fn take_back_unseen(&mut self, offset: Offset, now: Instant) {
+        if let Some(Lease { delivery, attempt, .. }) = self.unlease(offset) {
+            self.wait(offset, Waiting { delivery, attempt: attempt - 1, due: now });
+        }
+    }
+
     /// A message was handed out to somebody who is gone: it is due at once.
-    pub(crate) fn give_back(&mut self, offset: Offset, now: Instant) {
+    fn give_back(&mut self, offset: Offset, now: Instant) {
         self.take_back(offset, Retry::After(Duration::ZERO), || "its consumer left".into(), now);
     }
 

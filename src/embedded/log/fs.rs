@@ -63,8 +63,11 @@ pub(crate) fn write_atomically(fs: &dyn Fs, dir: &str, name: &str, bytes: &[u8])
         _ => {}
     }
     let file = fs.create(&temporary)?;
-    file.write_at(bytes, 0)?;
-    file.sync()?;
-    fs.rename(&temporary, &path)?;
+    let written = file.write_at(bytes, 0).and_then(|()| file.sync());
+    if let Err(error) = written.and_then(|()| fs.rename(&temporary, &path)) {
+        // It may be what fills the disk.
+        let _ = fs.remove(&temporary);
+        return Err(error);
+    }
     fs.sync_dir(dir)
 }

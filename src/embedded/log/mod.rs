@@ -35,6 +35,8 @@ use crate::model::{Durability, Offset, Receipt};
 
 /// How long a call waits for a place in the write queue.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many times the write queue's bytes may wait for a place in it.
+const WAITING_PER_PLACE: usize = 4;
 /// What a waiting operation counts beside its messages, in bytes.
 const OPERATION_BYTES: usize = 256;
 
@@ -126,6 +128,8 @@ pub(crate) type Place = OwnedSemaphorePermit;
 pub(crate) struct Log {
     queue: mpsc::Sender<Operation>,
     places: Arc<Semaphore>,
+    /// Bytes that may wait for a place.
+    waiting: Arc<Semaphore>,
     capacity: usize,
     failure: watch::Receiver<Option<String>>,
     /// Reads messages.
@@ -140,18 +144,21 @@ impl Log {
         failure: watch::Receiver<Option<String>>,
         reader: Arc<Reader>,
     ) -> Self {
-        Self { queue, places: Arc::new(Semaphore::new(capacity)), capacity, failure, reader }
+        let waiting = Arc::new(Semaphore::new(WAITING_PER_PLACE * capacity));
+        Self { queue, places: Arc::new(Semaphore::new(capacity)), waiting, capacity, failure, reader }
     }
 
-    /// Waits for a place in the write queue for so many bytes.
+    /// Waits for a place in the write queue for so many bytes; not long, nor with too many others.
     pub(crate) async fn place(&self, bytes: usize) -> Result<Place> {
         let wanted = (bytes + OPERATION_BYTES).min(self.capacity);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let overloaded = || Error::Overloaded { retry_after: Duration::from_secs(1) };
+        let _waiting = self.waiting.try_acquire_many(wanted).map_err(|_| overloaded())?;
         let place = Arc::clone(&self.places).acquire_many_owned(wanted);
         match tokio::time::timeout(ADMISSION_TIMEOUT, place).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_closed)) => Err(self.closed()),
-            Err(_elapsed) => Err(Error::Overloaded { retry_after: Duration::from_secs(1) }),
+            Err(_elapsed) => Err(overloaded()),
         }
     }
 

@@ -85,8 +85,9 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
     let Start { state, segment: start, sequence: from } = newest_checkpoint(fs, log, &names)?;
     let (active, unproven) = (BTreeMap::new(), VecDeque::new());
     let mut replay = Replay { fs, log, segments: &segments, state, from, active, unproven, damaged: 0 };
-    if replay.from == names.first().copied().unwrap_or(FIRST_SEQUENCE) && replay.from > FIRST_SEQUENCE {
-        replay.report_missing(FIRST_SEQUENCE, replay.from);
+    let first = names.first().copied().unwrap_or(replay.from);
+    if first > FIRST_SEQUENCE {
+        replay.report_missing(FIRST_SEQUENCE, first);
     }
     let mut sealed = Vec::new();
     for (at, &segment) in names.iter().enumerate() {
@@ -158,7 +159,9 @@ fn newest_checkpoint(fs: &dyn Fs, log: LogId, names: &[u64]) -> io::Result<Start
     let mut checkpoints = checkpoint::list(fs)?;
     checkpoints.sort_unstable();
     for &sequence in checkpoints.iter().rev() {
-        let Some(&segment) = names.iter().rev().find(|&&segment| segment <= sequence) else {
+        // Without any segment, the log goes on where the checkpoint is.
+        let all_lost = names.is_empty().then_some(&sequence);
+        let Some(&segment) = names.iter().rev().find(|&&segment| segment <= sequence).or(all_lost) else {
             tracing::warn!(sequence, "a checkpoint is of a segment that is not there; not using it");
             continue;
         };

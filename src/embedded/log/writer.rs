@@ -71,7 +71,8 @@ pub(crate) struct LogEnd {
 #[derive(Default)]
 struct Asked {
     spare: bool,
-    ballast: bool,
+    /// When it was asked for last: it may not have had the space.
+    ballast: Option<Instant>,
 }
 
 /// The writer.
@@ -83,6 +84,8 @@ pub(crate) struct Writer {
     marked: bool,
     /// Whether topics or subscriptions changed since the last checkpoint.
     catalog_changed: bool,
+    /// Nothing more will come.
+    closing: bool,
     last_time: Timestamp,
     space: Space,
     asked: Asked,
@@ -123,8 +126,16 @@ impl Writer {
     pub(crate) fn new(parts: Parts) -> Self {
         let last_time = parts.state.topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
         let synced = parts.end.sequence;
-        let (catalog_changed, space) = (false, Space::default());
-        Self { parts, synced, marked: true, catalog_changed, last_time, space, asked: Asked::default() }
+        Self {
+            parts,
+            synced,
+            marked: true,
+            catalog_changed: false,
+            closing: false,
+            last_time,
+            space: Space::default(),
+            asked: Asked::default(),
+        }
     }
 
     /// Works until it is closed or everybody who could send is gone.
@@ -155,6 +166,7 @@ impl Writer {
         let mut stop = Next::Continue;
         while let Some(operation) = next.take() {
             if matches!(operation, Operation::Close { .. }) {
+                self.closing = true;
                 stop = Next::Stop;
             }
             self.add(&mut batch, operation)?;
@@ -181,8 +193,7 @@ impl Writer {
                     operation.answer(Err(error));
                     return Ok(());
                 }
-                let (reserve, segment) = (self.parts.disk_reserve_bytes, self.parts.segment_bytes);
-                if let Err(error) = self.space.check(&*self.parts.fs, reserve, segment) {
+                if let Err(error) = self.check_space() {
                     operation.answer(Err(error));
                     return Ok(());
                 }
@@ -196,12 +207,16 @@ impl Writer {
             }
             Operation::Hand { subscription, unwritten } => {
                 let attempts = unwritten.take();
+                self.parts.state.hand(subscription, &attempts);
+                // Not worth the space that acks need: it is in the next checkpoint all the same.
+                if self.check_space().is_err() {
+                    return Ok(());
+                }
                 self.frame(batch, 8 + format::hand_size(&attempts), |payload| {
                     format::write_record(payload, RecordKind::Hand, |body| {
                         format::write_hand(body, subscription, &attempts);
                     });
                 })?;
-                self.parts.state.hand(subscription, &attempts);
                 Ok(())
             }
             Operation::Seek { seek, committed, reply } => {
@@ -263,6 +278,11 @@ impl Writer {
         }
         batch.pending.push(Pending::Publish { operation, run });
         Ok(())
+    }
+
+    /// Refuses what can be done without while there is little space.
+    fn check_space(&mut self) -> Result<(), Error> {
+        self.space.check(&*self.parts.fs, self.parts.disk_reserve_bytes, self.parts.segment_bytes)
     }
 
     /// Notes what is settled by a frame of the batch.
@@ -397,7 +417,7 @@ impl Writer {
         match write(fs) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull && fs.remove(BALLAST).is_ok() => {
                 tracing::warn!("the disk is full; using the space kept for this");
-                self.asked.ballast = false;
+                self.asked.ballast = None;
                 self.space.look_again();
                 write(fs)
             }
@@ -415,9 +435,11 @@ impl Writer {
 
     fn ask_for_spare(&mut self) {
         let (bytes, reserve) = (self.parts.segment_bytes, self.parts.disk_reserve_bytes);
-        if self.space.is_ample() && !self.asked.ballast {
+        let asked = self.asked.ballast.is_some_and(|at| at.elapsed() < SPACE_CHECK);
+        if self.space.is_ample() && !asked {
             let bytes = BALLAST_BYTES.min(reserve);
-            self.asked.ballast = self.parts.keeper.try_send(Task::Ballast { bytes }).is_ok();
+            self.asked.ballast = Some(Instant::now());
+            let _ = self.parts.keeper.try_send(Task::Ballast { bytes });
         }
         if !self.asked.spare && self.parts.end.position > bytes / 4 {
             // A full queue only means that there is no spare this time.
@@ -428,6 +450,9 @@ impl Writer {
     /// The end: everything waiting and everything still to come is refused.
     fn fail(self, error: &io::Error, queue: &Receiver<Operation>) {
         tracing::error!(%error, "the log failed; nothing is acknowledged from now on");
+        if self.closing {
+            return;
+        }
         drop(self);
         // Dropping an operation drops its reply, and the sender learns of the failure.
         while let Ok(operation) = queue.recv() {

@@ -4,6 +4,8 @@ use super::super::log::segments;
 use super::*;
 use crate::embedded::checkpoint;
 use crate::embedded::log::fs::Fs as _;
+use crate::engine::Retry;
+use crate::model::RetryPolicy;
 
 /// A log of some segments with messages `0`, `1`, … in topic `orders`, every third acked, and closed
 /// cleanly only if asked. Returns the disk and the number of messages.
@@ -303,18 +305,72 @@ async fn what_damage_hid_is_delivered_once_it_is_back() {
     bytes[at] ^= 1;
     fs.set_bytes(&segment, bytes);
     let engine = open(&fs).await.unwrap();
-    let delivered = deliveries(&engine, "worker").await;
-    assert_eq!(delivered.iter().map(|it| it.message.offset).collect::<Vec<_>>(), [2, 5, 6]);
-    ack(&engine, "worker", &delivered).await;
-    assert_eq!(engine.stats(&name("worker")).await.unwrap().backlog_messages, 1);
+    create_subscription(&engine, "other", "orders").await;
+    for (subscription, expected) in [("worker", &[2, 5, 6][..]), ("other", &[1, 2, 4, 5, 6])] {
+        let delivered = deliveries(&engine, subscription).await;
+        assert_eq!(delivered.iter().map(|it| it.message.offset).collect::<Vec<_>>(), expected);
+        ack(&engine, subscription, &delivered).await;
+        assert_eq!(engine.stats(&name(subscription)).await.unwrap().backlog_messages, 1);
+    }
     engine.close().await;
 
     let mut repaired = fs.bytes(&segment);
     repaired[at] ^= 1;
     fs.set_bytes(&segment, repaired);
     let engine = open(&fs).await.unwrap();
-    let delivered = deliveries(&engine, "worker").await;
-    assert_eq!(delivered.iter().map(|it| it.message.offset).collect::<Vec<_>>(), [3]);
-    assert_eq!(ack(&engine, "worker", &delivered).await, 6);
+    // The first one had it once before it was damaged, the other never.
+    for (subscription, attempt) in [("worker", 2), ("other", 1)] {
+        let delivered = deliveries(&engine, subscription).await;
+        let attempts: Vec<_> = delivered.iter().map(|it| (it.message.offset, it.attempt)).collect();
+        assert_eq!(attempts, [(3, attempt)]);
+        assert_eq!(ack(&engine, subscription, &delivered).await, 6);
+    }
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_segment_the_log_goes_on_where_the_checkpoint_is() {
+    let fs = sample(3, true).await;
+    for segment in segments_of(&fs) {
+        fs.remove(&segment).unwrap();
+    }
+    for round in 0..3 {
+        let engine = open(&fs).await.unwrap();
+        assert_eq!(publish(&engine, "orders", &[b"on"]).await.unwrap().first, 4 + round);
+        create_topic(&engine, &format!("new-{round}")).await;
+        let (messages, damaged) = read_all(&engine, "orders").await;
+        assert_eq!((messages.len() as u64, damaged), (1 + round, vec![(1, 3)]));
+        for before in 0..round {
+            assert!(engine.topic(&name(&format!("new-{before}"))).await.is_ok());
+        }
+        engine.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_dead_letter_topic_a_subscription_drops_nothing() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_topic(&engine, "graveyard").await;
+    let retry = RetryPolicy { dead_letter_topic: Some(name("graveyard")), ..RetryPolicy::default() };
+    let settings = SubscriptionSettings { retry, ..SubscriptionSettings::new(name("orders")) };
+    engine.create_subscription(name("worker"), settings, Intent::Apply).await.unwrap();
+    publish(&engine, "orders", &[b"poison"]).await.unwrap();
+    engine.close().await;
+    let fs = without_checkpoints(&fs);
+    let segment = segments_of(&fs).pop().unwrap();
+    let mut bytes = fs.bytes(&segment);
+    let at = bytes.windows(9).position(|window| window == b"graveyard").unwrap();
+    bytes[at] ^= 1;
+    fs.set_bytes(&segment, bytes);
+
+    let engine = open(&fs).await.unwrap();
+    assert!(engine.topic(&name("graveyard")).await.is_err());
+    let ids = deliveries(&engine, "worker").await.into_iter().map(|delivery| delivery.ack_id).collect();
+    let give_up = Settlement::Nack { retry: Retry::Never, reason: "".into() };
+    engine.settle(&name("worker"), ids, give_up).await.unwrap();
+    let stats = engine.stats(&name("worker")).await.unwrap();
+    assert_eq!((stats.backlog_messages, stats.dead_lettered), (1, 0));
     engine.close().await;
 }

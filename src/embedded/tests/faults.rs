@@ -197,3 +197,42 @@ async fn on_a_disk_filled_by_others_acks_still_work_and_a_restart_too() {
     }
     engine.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_ends_when_the_disk_fails_under_it() {
+    for syncs in 0..3 {
+        let fs = SimFs::new();
+        let engine = open(&fs).await.unwrap();
+        create_topic(&engine, "orders").await;
+        fs.set_faults(Faults { syncs_before_error: Some(syncs), ..Faults::default() });
+        tokio::time::timeout(Duration::from_secs(20), engine.close()).await.expect("it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redeliveries_take_none_of_the_last_space() {
+    let fs = SimFs::new();
+    let options = Options { disk_reserve_bytes: 30_000, ..OPTIONS };
+    let engine = EmbeddedEngine::open_on(Arc::new(fs.clone()), "simulated", options).await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    for _ in 0..20 {
+        publish(&engine, "orders", &[&[b'x'; 10]]).await.unwrap();
+    }
+    let used = |fs: &SimFs| (1 << 40) - fs.available().unwrap();
+    let before = used(&fs);
+    fs.set_faults(Faults { capacity: Some(before + 20_000), ..Faults::default() });
+    let mut delivered = deliveries(&engine, "worker").await;
+    for _ in 0..200 {
+        let ids = delivered.iter().map(|delivery| delivery.ack_id.clone()).collect();
+        let nack = Settlement::Nack { retry: crate::engine::Retry::After(Duration::ZERO), reason: "".into() };
+        engine.settle(&name("worker"), ids, nack).await.unwrap();
+        delivered = deliveries(&engine, "worker").await;
+        assert_eq!(delivered.len(), 20);
+    }
+    assert!(delivered[0].attempt > 200);
+    assert_eq!(ack(&engine, "worker", &delivered).await, 20);
+    fs.set_faults(Faults::default());
+    assert!(used(&fs) < before + 20_000, "{} bytes more", used(&fs) - before);
+    engine.close().await;
+}

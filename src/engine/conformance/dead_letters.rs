@@ -215,3 +215,15 @@ pub(crate) async fn the_policy_can_be_changed(harness: impl Harness) {
     given_up(&engine, 1).await;
     letters(&*engine.engine(), 1).await;
 }
+
+pub(crate) async fn a_pause_gives_nothing_up(harness: impl Harness) {
+    let engine = fixture(&harness, RetryPolicy { max_attempts: 1, ..policy() }).await;
+    engine.publish(2).await;
+    let mut consumer = engine.consumer(FREELY).await;
+    let held = next_n(&mut *consumer, 2).await;
+    let change = SubscriptionChange { paused: Some(true), ..SubscriptionChange::default() };
+    engine.update_subscription(&subscription(), change, None, Intent::Apply).await.unwrap();
+    drop(consumer);
+    assert_eq!(engine.ack(&held).await, 2);
+    assert_eq!(engine.progress().await.dead_lettered, 0);
+}

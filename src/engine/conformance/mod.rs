@@ -132,7 +132,7 @@ macro_rules! conformance_suite {
                 without_a_topic_messages_are_dropped, what_is_given_up_holds_up_no_other,
                 a_given_up_delivery_cannot_be_settled, the_topic_must_exist_and_be_another,
                 a_topic_that_takes_letters_stays, failures_wait_as_the_policy_says,
-                the_policy_can_be_changed,
+                the_policy_can_be_changed, a_pause_gives_nothing_up,
             }
             ephemeral {
                 starts_where_asked, waits_at_an_offset_past_the_end, leases_nothing,

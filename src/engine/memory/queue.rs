@@ -138,7 +138,8 @@ impl Queue {
         self.consumers.remove(&consumer);
         for handed in self.handed.values_mut().filter(|handed| handed.holder == Some(consumer)) {
             handed.holder = None;
-            if handed.in_flight(now) {
+            // A pause ends streams, but what they hold stays theirs to settle.
+            if handed.in_flight(now) && !self.subscription.settings.paused {
                 handed.leased = false;
                 handed.until = now;
                 handed.reason = "its consumer left".into();
