@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod golden;
+mod idle;
 mod joining;
 mod leases;
 
