@@ -1,0 +1,146 @@
+//! Messages on their way from the log to those who wait for them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Dispatcher, READ_RETRY};
+use crate::engine::{Error, ReadLimit, Result};
+use crate::model::limits::MAX_BATCH_MESSAGES;
+use crate::model::{Offset, StoredMessage};
+
+/// How much one fetch reads: several batches, since disks are read best in large chunks.
+const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: 1 << 20 };
+/// With fewer messages ready than this, the next ones are fetched while these are handed out.
+const READ_AHEAD_BELOW: usize = MAX_BATCH_MESSAGES / 2;
+
+/// What is being read from disk.
+pub(super) enum Fetched {
+    /// Messages never handed out, from this offset on.
+    New(Offset, Result<Vec<StoredMessage>>),
+    /// Messages to be handed out again, from this offset on.
+    Again(Offset, Result<Vec<StoredMessage>>),
+}
+
+impl Dispatcher {
+    /// Whether to read ahead.
+    pub(super) fn wants_more(&self) -> bool {
+        let bytes = || self.ready.iter().map(|message| message.envelope.len()).sum::<usize>();
+        self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
+    }
+
+    pub(super) fn take_new(&mut self) -> Option<StoredMessage> {
+        self.make_ready();
+        self.ready.pop_front()
+    }
+
+    /// Drops what was settled in the meantime, and gets more if that was all.
+    pub(super) fn make_ready(&mut self) {
+        loop {
+            while self.ready.front().is_some_and(|message| !self.leases.is_new(message.offset)) {
+                self.ready.pop_front();
+            }
+            if !self.ready.is_empty() || !self.may_fetch() {
+                return;
+            }
+            let from = self.next_new();
+            if from > self.subject.topic.visible() {
+                self.behind = false;
+                return;
+            }
+            match self.subject.log.reader.read_cached(&self.subject.topic, from, FETCH) {
+                Some(read) => {
+                    self.behind = false;
+                    self.fetched(Fetched::New(from, read));
+                }
+                None => return self.fetch_new(from),
+            }
+        }
+    }
+
+    /// Whether the log may be read: not while it is being read, nor just after that failed.
+    pub(super) fn may_fetch(&self) -> bool {
+        self.fetch.is_none() && self.read_again.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// The first message from the cursor on that was never handed out.
+    pub(super) fn next_new(&self) -> Offset {
+        let mut from = self.leases.cursor();
+        while !self.leases.is_new(from) {
+            from += 1;
+        }
+        from
+    }
+
+    pub(super) fn take_again(&mut self, offset: Offset) -> Option<StoredMessage> {
+        if let Some(message) = self.again.remove(&offset) {
+            return Some(message);
+        }
+        if !self.may_fetch() {
+            return None;
+        }
+        let limit = ReadLimit { messages: 1, ..FETCH };
+        match self.subject.log.reader.read_cached(&self.subject.topic, offset, limit) {
+            Some(read) => self.fetched(Fetched::Again(offset, read)),
+            None => self.fetch_again(offset),
+        }
+        self.again.remove(&offset)
+    }
+
+    pub(super) fn fetch_new(&mut self, from: Offset) {
+        if self.may_fetch() && from <= self.subject.topic.visible() {
+            self.behind = true;
+            self.used = Instant::now();
+            let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
+            self.fetch =
+                Some(Box::pin(async move { Fetched::New(from, reader.read(&topic, from, FETCH).await) }));
+        }
+    }
+
+    pub(super) fn fetch_again(&mut self, from: Offset) {
+        self.used = Instant::now();
+        let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
+        self.fetch =
+            Some(Box::pin(async move { Fetched::Again(from, reader.read(&topic, from, FETCH).await) }));
+    }
+
+    pub(super) fn fetched(&mut self, fetched: Fetched) {
+        let (from, read, is_new) = match fetched {
+            Fetched::New(from, read) => (from, read, true),
+            Fetched::Again(from, read) => (from, read, false),
+        };
+        self.used = Instant::now();
+        match read {
+            Ok(messages) if is_new => {
+                let expected = self.ready.back().map_or_else(|| self.next_new(), |last| last.offset + 1);
+                // Never leave out what lies between.
+                if from <= expected {
+                    self.ready.extend(messages);
+                }
+            }
+            // Whatever else came along is kept only if it is waiting too.
+            Ok(messages) => {
+                let leases = &self.leases;
+                let waiting = messages.into_iter().filter(|message| leases.is_waiting(message.offset));
+                self.again = waiting.map(|message| (message.offset, message)).collect();
+            }
+            Err(Error::Damaged { first, last, .. }) => self.skip_damaged(first, last),
+            Err(error) => {
+                tracing::error!(subscription = %self.subject.name, from, %error, "could not read; trying again");
+                self.read_again = Some(Instant::now() + READ_RETRY);
+            }
+        }
+    }
+
+    /// Damaged messages cannot be delivered and must not hold up the others. They are passed over for as
+    /// long as the server runs, but not settled on disk: should they be readable again, they are delivered
+    /// after a restart, and until then they count as backlog.
+    pub(super) fn skip_damaged(&mut self, first: Offset, last: Offset) {
+        let (name, topic) = (&self.subject.name, &self.subject.topic.name);
+        tracing::error!(
+            subscription = %name, %topic, first, last,
+            "passing over messages damaged on disk; seek the subscription past them to settle them"
+        );
+        self.leases.settle(first, last);
+        self.passed_over = Some(self.passed_over.map_or(first, |before| before.min(first)));
+    }
+}

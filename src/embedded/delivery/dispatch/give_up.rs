@@ -1,0 +1,74 @@
+//! Messages that are not handed out any more: to the dead letters, or away.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::settle::Ranges;
+use super::{DeadLetters, Dispatcher, READ_RETRY};
+use crate::embedded::delivery::burial::Burial;
+use crate::engine::{Error, Result};
+use crate::model::Offset;
+
+impl Dispatcher {
+    /// Sees to the messages that were given up, one at a time.
+    pub(super) fn bury(&mut self, now: Instant) {
+        if self.burial.is_some() || self.bury_again.is_some_and(|at| at > now) {
+            return;
+        }
+        self.bury_again = None;
+        match self.subject.dead_letters.clone() {
+            DeadLetters::Dropped => self.drop_given_up(),
+            DeadLetters::Lost => {
+                if let Some((offset, _)) = self.leases.next_given_up() {
+                    self.not_buried(offset, "the dead-letter topic is lost; give the subscription another");
+                }
+            }
+            DeadLetters::Topic(dead_letters) => {
+                let Some((offset, given_up)) = self.leases.next_given_up() else { return };
+                let burial = Burial {
+                    log: self.subject.log.clone(),
+                    dead_letters,
+                    topic: Arc::clone(&self.subject.topic),
+                    subscription: (self.subject.id, self.subject.name.clone()),
+                    committed: Arc::clone(&self.subject.committed),
+                };
+                self.burial = Some(Box::pin(async move { (offset, burial.run(offset, given_up).await) }));
+            }
+        }
+    }
+
+    pub(super) fn drop_given_up(&mut self) {
+        let (mut ranges, mut count) = (Ranges::default(), 0);
+        while let Some((offset, _)) = self.leases.next_given_up() {
+            self.leases.settle(offset, offset);
+            ranges.add(offset, offset);
+            count += 1;
+        }
+        if count > 0 {
+            let name = &self.subject.name;
+            tracing::warn!(subscription = %name, count, "dropped messages that were given up");
+            self.dead_lettered += count;
+            self.commit(ranges.0, oneshot::channel().0);
+        }
+    }
+
+    pub(super) fn not_buried(&mut self, offset: Offset, reason: &str) {
+        let name = &self.subject.name;
+        tracing::error!(subscription = %name, offset, reason, "no dead letter yet; trying again");
+        self.leases.unbury(offset);
+        self.bury_again = Some(Instant::now() + READ_RETRY);
+    }
+
+    pub(super) fn buried(&mut self, offset: Offset, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                self.leases.settle(offset, offset);
+                self.dead_lettered += 1;
+            }
+            Err(Error::Damaged { .. }) => self.skip_damaged(offset, offset),
+            Err(error) => self.not_buried(offset, &error.to_string()),
+        }
+    }
+}
