@@ -489,3 +489,16 @@ fn a_refused_message_is_found_in_the_input() {
         "{error}"
     );
 }
+
+#[test]
+fn a_csv_that_ends_within_a_line_is_noted() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    for (name, content, noted) in [("cut.csv", "a,b\n1,2\n3,4", true), ("whole.csv", "a,b\n1,2\n", false)] {
+        let file = server.file(name, content);
+        let ran = server.run(&["publish", "t", "--file", file.to_str().unwrap()], "");
+        let stderr = String::from_utf8_lossy(&ran.output.stderr).into_owned();
+        ran.ok();
+        assert_eq!(stderr.contains("does not end with a line end"), noted, "{stderr}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -53,18 +54,25 @@ pub(super) struct Batch {
 pub(super) struct Input {
     pub(super) batches: mpsc::Receiver<Result<Batch, Error>>,
     pub(super) size: Option<u64>,
+    /// Something odd about it that is no error.
+    pub(super) note: Option<String>,
 }
 
 /// Opens the input that the arguments name, and begins to read it.
 pub(super) fn open(args: &mut PublishArgs, template: Message) -> Result<Input, Error> {
     let raw = Raw::open(args)?;
     let (live, size) = (raw.size.is_none(), raw.size);
+    let cut = raw.ends_within_line && matches!(args.format(), Format::Csv);
+    let note = cut.then(|| {
+        let name = &raw.name;
+        format!("note: {name} does not end with a line end; if it was cut, its last value is not whole")
+    });
     let source = raw.source(args)?;
     let (sender, batches) = mpsc::channel(READ_AHEAD);
     let batcher = Batcher { source, live, template, skip: args.skip, limit: args.batch as usize };
     // A thread that nobody waits for, since a read from a terminal cannot be cancelled.
     std::thread::Builder::new().name("input".into()).spawn(move || batcher.run(&sender))?;
-    Ok(Input { batches, size })
+    Ok(Input { batches, size, note })
 }
 
 /// An input before it is taken apart.
@@ -74,6 +82,8 @@ struct Raw {
     reader: Option<Box<dyn Read + Send>>,
     /// `None` where somebody may still be writing it.
     size: Option<u64>,
+    /// The last line of a file has no line end.
+    ends_within_line: bool,
 }
 
 impl Raw {
@@ -81,9 +91,15 @@ impl Raw {
         match &args.file {
             Some(path) if path != Path::new("-") => Self::file(path),
             None if !args.data.is_empty() && args.data != ["-"] => {
-                Ok(Self { name: "arguments".into(), reader: None, size: Some(args.data.len() as u64) })
+                let size = Some(args.data.len() as u64);
+                Ok(Self { name: "arguments".into(), reader: None, size, ends_within_line: false })
             }
-            _ => Ok(Self { name: "standard input".into(), reader: Some(Box::new(io::stdin())), size: None }),
+            _ => Ok(Self {
+                name: "standard input".into(),
+                reader: Some(Box::new(io::stdin())),
+                size: None,
+                ends_within_line: false,
+            }),
         }
     }
 
@@ -96,7 +112,12 @@ impl Raw {
             return Err(Error::Input(format!("{name} is a directory; give a file")));
         }
         let size = metadata.is_file().then_some(metadata.len());
-        Ok(Self { name, reader: Some(Box::new(file)), size })
+        let mut last = [b'\n'];
+        if let Some(at) = size.and_then(|size| size.checked_sub(1)) {
+            file.read_exact_at(&mut last, at).map_err(cannot)?;
+        }
+        let ends_within_line = !matches!(last, [b'\n' | b'\r']);
+        Ok(Self { name, reader: Some(Box::new(file)), size, ends_within_line })
     }
 
     fn source(self, args: &mut PublishArgs) -> Result<Box<dyn Source>, Error> {

@@ -147,6 +147,9 @@ pub(super) async fn run(mut args: PublishArgs, context: &Context) -> Result<(), 
     let template = args.template()?;
     let input = input::open(&mut args, template)?;
     let bar = ProgressBar::new(context.format, input.size);
+    if let Some(note) = &input.note {
+        bar.note(note);
+    }
     let durability = args.durability.map(Into::into).unwrap_or_default();
     let window = Window::new(args.topic.clone(), durability, args.skip);
     let mut session = Session::new(context, window, input.batches, args.in_flight as usize, args.retry, bar);

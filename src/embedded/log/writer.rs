@@ -89,6 +89,8 @@ pub(crate) struct Writer {
     last_time: Timestamp,
     space: Space,
     asked: Asked,
+    /// About as much as the next batch may take.
+    last_batch_bytes: usize,
 }
 
 /// An operation that is in the batch, and whom to answer.
@@ -117,6 +119,13 @@ struct Batch {
     pending: Vec<Pending>,
 }
 
+impl Batch {
+    /// With room for so many bytes, so that they are not moved while they grow.
+    fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: BytesMut::with_capacity(bytes), pending: Vec::new() }
+    }
+}
+
 enum Next {
     Continue,
     Stop,
@@ -135,6 +144,7 @@ impl Writer {
             last_time,
             space: Space::default(),
             asked: Asked::default(),
+            last_batch_bytes: 0,
         }
     }
 
@@ -161,7 +171,7 @@ impl Writer {
 
     /// Writes one batch: `first` and whatever is waiting behind it.
     fn commit(&mut self, first: Operation, queue: &Receiver<Operation>) -> io::Result<Next> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::with_capacity(self.last_batch_bytes);
         let mut next = Some(first);
         let mut stop = Next::Continue;
         while let Some(operation) = next.take() {
@@ -316,6 +326,7 @@ impl Writer {
     /// Writes the batch, syncs it if anybody waits for that, and answers everybody in it.
     fn flush(&mut self, batch: Batch) -> io::Result<()> {
         let Batch { bytes, mut pending } = batch;
+        self.last_batch_bytes = bytes.len();
         if !bytes.is_empty() {
             let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
             let written = self.with_space(|_| file.write_at(&bytes, at));
