@@ -27,6 +27,10 @@ enum Step {
         bytes: u64,
     },
     Leave(Index),
+    /// A consumer is sent away, and may settle what it holds.
+    Detach(Index),
+    /// The last delivery never reached anybody.
+    Unseen,
     Credit(Index, u32),
     /// One message is asked for, by a consumer or, with `None`, by a pull.
     Take(Option<Index>, u64),
@@ -60,6 +64,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1u64..5).prop_map(Step::Append),
         2 => (0u32..5, 0u64..30).prop_map(|(messages, bytes)| Step::Join { messages, bytes }),
         1 => index().prop_map(Step::Leave),
+        1 => index().prop_map(Step::Detach),
+        1 => Just(Step::Unseen),
         1 => (index(), 0u32..5).prop_map(|(consumer, messages)| Step::Credit(consumer, messages)),
         12 => (prop::option::weighted(0.8, index()), 0u64..10).prop_map(|(who, size)| Step::Take(who, size)),
         6 => (index(), prop::bool::weighted(0.1))
@@ -145,6 +151,20 @@ impl Pair {
                     self.end_leases(|of, _| of == Some(consumer));
                 }
             }
+            Step::Detach(index) => {
+                if let Some(consumer) = self.consumer(index) {
+                    self.consumers.remove(&consumer);
+                    self.leases.detach(consumer);
+                    for message in self.messages.values_mut() {
+                        if let Message::Leased { consumer: of, .. } = message
+                            && *of == Some(consumer)
+                        {
+                            *of = None;
+                        }
+                    }
+                }
+            }
+            Step::Unseen => self.unseen(),
             Step::Credit(index, messages) => {
                 if let Some(consumer) = self.consumer(index) {
                     let credit = Credit { messages, ..self.consumers[&consumer] };
@@ -326,6 +346,18 @@ impl Pair {
         self.messages.values().filter(|message| **message == Message::GivenUp).count()
     }
 
+    fn unseen(&mut self) {
+        let Some(&(offset, delivery, attempt)) = self.deliveries.last() else { return };
+        let Message::Leased { delivery: current, .. } = self.messages[&offset] else { return };
+        if current == delivery {
+            self.leases.take_back_unseen(offset, self.now);
+            self.messages.insert(offset, Message::Waiting { delivery, due: self.now });
+            self.deliveries.pop();
+            // The log may have noted it by now; this life does not count it.
+            self.counts.insert(offset, attempt - 1);
+        }
+    }
+
     fn fail(&mut self, index: Index, retry: Retry) {
         let Some((offset, delivery)) = self.current(index) else { return };
         self.leases.nack(offset, delivery, retry, &"".into(), self.now);
@@ -416,6 +448,8 @@ impl Pair {
                 _ => *message = Message::New,
             }
         }
+        // What never reached anybody may be noted as handed out.
+        self.counts = self.messages.keys().map(|&offset| (offset, self.attempts.of(offset))).collect();
         self.consumers.clear();
         self.leases = Leases::new(self.rules, progress, self.attempts.clone(), self.lives * LIFE);
         self.lives += 1;
