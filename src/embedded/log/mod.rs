@@ -16,6 +16,7 @@ pub(crate) mod recovery;
 pub(crate) mod scan;
 pub(crate) mod segments;
 pub(crate) mod sidecar;
+mod space;
 pub(crate) mod tail;
 pub(crate) mod writer;
 

@@ -21,6 +21,7 @@ use super::housekeeper::Task;
 use super::index::Run;
 use super::segments::{self, BALLAST, Segments};
 use super::sidecar::{SegmentIndex, Source};
+use super::space::{SPACE_CHECK, Space};
 use super::tail::Tail;
 use super::{Operation, PublishOperation, Settle};
 use crate::embedded::checkpoint;
@@ -34,8 +35,6 @@ use crate::model::{Durability, Offset, Receipt, Timestamp};
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// After so long without work, the log notes that everything before is durable.
 const IDLE: Duration = Duration::from_millis(100);
-/// How often free disk space is looked at while publishing, and there is plenty.
-const SPACE_CHECK: Duration = Duration::from_secs(1);
 /// Space kept for a full disk, or the disk reserve if that is less.
 const BALLAST_BYTES: u64 = 8 << 20;
 
@@ -570,44 +569,5 @@ fn encode_change(record: &Record) -> (RecordKind, Bytes) {
         Record::Publish(_) | Record::Settle(..) | Record::Seek(_) | Record::Hand(..) => {
             unreachable!("these have operations of their own")
         }
-    }
-}
-
-/// Watches the free space of the disk.
-#[derive(Default)]
-struct Space {
-    checked: Option<Instant>,
-    available: u64,
-    /// Whether there is more than is needed soon.
-    ample: bool,
-}
-
-impl Space {
-    /// Refuses publishing while less than `reserve` bytes are free. Looks each time when it gets scarce:
-    /// the next segment, made ahead of need, takes its part all at once.
-    fn check(&mut self, fs: &dyn Fs, reserve: u64, segment: u64) -> Result<(), Error> {
-        let recent = self.checked.is_some_and(|at| at.elapsed() < SPACE_CHECK);
-        if !recent || self.available < reserve.saturating_add(2 * segment) {
-            // A disk that does not tell is taken as it comes.
-            self.available = fs.available().unwrap_or(u64::MAX);
-            self.checked = Some(Instant::now());
-        }
-        self.ample = self.available >= reserve;
-        if self.ample { Ok(()) } else { Err(Error::DiskFull { available: self.available, reserve }) }
-    }
-
-    /// What was known does not hold any more.
-    fn look_again(&mut self) {
-        (self.checked, self.ample) = (None, false);
-    }
-
-    /// Whether there was enough when it was last looked at.
-    fn is_ample(&self) -> bool {
-        self.ample
-    }
-
-    /// So many bytes go to the disk.
-    fn spend(&mut self, bytes: u64) {
-        self.available = self.available.saturating_sub(bytes);
     }
 }
