@@ -126,7 +126,7 @@ async fn fill(channel: &Channel) -> Result<Sample, Error> {
     BATCHES.run_requests(channel.clone(), CONSUMED / BATCHES.batch).await
 }
 
-/// The folder that a path is on, for the report.
+/// The kind of file system that a path is on, for the report.
 fn file_system(path: &Path) -> String {
     let output = std::process::Command::new("df").args(["--output=fstype"]).arg(path).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();

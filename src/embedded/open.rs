@@ -261,3 +261,24 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
 fn stored_name(name: &str) -> Name {
     Name::parse(name).expect("stored names are valid")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_writer_is_a_failure_of_the_log() {
+        for panics in [true, false] {
+            let (failure, failed) = watch::channel(None);
+            let stop = Arc::new(AtomicBool::new(false));
+            let end = WriterEnd { failure, stop: Arc::clone(&stop), _lock: Arc::new(()) };
+            let writer = thread::spawn(move || {
+                let _end = end;
+                assert!(!panics, "on purpose");
+            });
+            assert_eq!(writer.join().is_err(), panics);
+            assert_eq!(failed.borrow().is_some(), panics);
+            assert!(stop.load(Ordering::Acquire));
+        }
+    }
+}

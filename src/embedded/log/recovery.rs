@@ -154,7 +154,8 @@ struct Start {
     sequence: u64,
 }
 
-/// The newest sound checkpoint whose segment exists; the empty state at the first segment if none.
+/// The newest sound checkpoint, and the segment to replay from; the empty state at the first segment if
+/// there is none.
 fn newest_checkpoint(fs: &dyn Fs, log: LogId, names: &[u64]) -> io::Result<Start> {
     let mut checkpoints = checkpoint::list(fs)?;
     checkpoints.sort_unstable();

@@ -58,7 +58,7 @@ impl Dispatcher {
     }
 
     /// Whether the log may be read: not while it is being read, nor just after that failed.
-    pub(super) fn may_fetch(&self) -> bool {
+    fn may_fetch(&self) -> bool {
         self.fetch.is_none() && self.read_again.is_none_or(|at| at <= Instant::now())
     }
 
@@ -96,7 +96,7 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn fetch_again(&mut self, from: Offset) {
+    fn fetch_again(&mut self, from: Offset) {
         self.used = Instant::now();
         let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
         self.fetch =

@@ -39,7 +39,7 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn drop_given_up(&mut self) {
+    fn drop_given_up(&mut self) {
         let (mut ranges, mut count) = (Ranges::default(), 0);
         while let Some((offset, _)) = self.leases.next_given_up() {
             self.leases.settle(offset, offset);
@@ -54,7 +54,7 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn not_buried(&mut self, offset: Offset, reason: &str) {
+    fn not_buried(&mut self, offset: Offset, reason: &str) {
         let name = &self.subject.name;
         tracing::error!(subscription = %name, offset, reason, "no dead letter yet; trying again");
         self.leases.unbury(offset);

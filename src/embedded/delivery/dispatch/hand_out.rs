@@ -44,7 +44,7 @@ impl Dispatcher {
     }
 
     /// Serves one; returns it if there is nothing for it now.
-    pub(super) fn serve(&mut self, taker: Taker, sharers: usize, now: Instant) -> Option<Taker> {
+    fn serve(&mut self, taker: Taker, sharers: usize, now: Instant) -> Option<Taker> {
         let (consumer, limit) = match &taker {
             Taker::Consumer(id) if !self.slots.contains_key(id) => return None,
             Taker::Pull(pull) if pull.reply.is_closed() => return None,
@@ -69,7 +69,7 @@ impl Dispatcher {
     }
 
     /// A pull went away just now: its messages are due at once.
-    pub(super) fn give_back(&mut self, refused: Result<Vec<Delivery>>, now: Instant) {
+    fn give_back(&mut self, refused: Result<Vec<Delivery>>, now: Instant) {
         for delivery in refused.unwrap_or_default() {
             if let Some(id) = self.subject.signer.open(&delivery.ack_id) {
                 self.leases.take_back_unseen(id.offset, now);
@@ -78,7 +78,7 @@ impl Dispatcher {
     }
 
     /// Leases messages to a consumer, as many as there are, as it may have, and as is fair.
-    pub(super) fn collect(
+    fn collect(
         &mut self,
         consumer: Option<ConsumerId>,
         limit: ReadLimit,
@@ -137,7 +137,7 @@ impl Dispatcher {
     }
 
     /// Has the log remember what is handed out, so that attempts are counted across restarts.
-    pub(super) fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
+    fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
         let handed = self.leases.cursor().min(self.passed_over.unwrap_or(Offset::MAX)) - 1;
         let mut attempts = Attempts::new(handed);
         for (message, _, attempt) in batch.iter().filter(|(_, _, attempt)| *attempt > 1) {
@@ -150,13 +150,13 @@ impl Dispatcher {
     }
 
     /// Whether there is a message to hand out, or can be at once.
-    pub(super) fn has_something(&mut self, now: Instant) -> bool {
+    fn has_something(&mut self, now: Instant) -> bool {
         self.make_ready();
         !self.ready.is_empty() || self.leases.due(now) > 0
     }
 
     /// How many wait and may have messages.
-    pub(super) fn takers_with_room(&self) -> usize {
+    fn takers_with_room(&self) -> usize {
         let room = |taker: &&Taker| match taker {
             Taker::Consumer(id) => self.leases.room(Some(*id)).0 > 0,
             Taker::Pull(_) => true,
@@ -164,7 +164,7 @@ impl Dispatcher {
         self.takers.iter().filter(room).count()
     }
 
-    pub(super) fn sign(&self, batch: Vec<(StoredMessage, u64, u32)>) -> Vec<Delivery> {
+    fn sign(&self, batch: Vec<(StoredMessage, u64, u32)>) -> Vec<Delivery> {
         let ids = batch.iter().map(|(message, delivery, attempt)| AckId {
             subscription: self.subject.id,
             epoch: self.subject.epoch,
@@ -177,7 +177,7 @@ impl Dispatcher {
         deliveries.map(|((message, _, attempt), ack_id)| Delivery { ack_id, attempt, message }).collect()
     }
 
-    pub(super) fn put_back(&mut self, message: StoredMessage) {
+    fn put_back(&mut self, message: StoredMessage) {
         if self.leases.is_new(message.offset) {
             self.ready.push_front(message);
         } else {
@@ -186,7 +186,7 @@ impl Dispatcher {
     }
 
     /// Answers pulls whose time is over, unless their messages are being fetched.
-    pub(super) fn end_pulls(&mut self, now: Instant) {
+    fn end_pulls(&mut self, now: Instant) {
         if self.fetch.is_some() {
             return;
         }

@@ -34,7 +34,7 @@ impl Dispatcher {
         SettleReply { failures, durable, place }
     }
 
-    pub(super) fn settle_one(
+    fn settle_one(
         &mut self,
         id: &Bytes,
         settlement: &Settlement,
