@@ -3,14 +3,16 @@
 //! The server keeps the producer's bytes, so all it needs to know is that every client can decode
 //! them and that they are within the limits. Walking the wire format does that with no allocation.
 
+use prost::Message as _;
 use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::validate::Violations;
+use super::validate::{self, Violations};
 use crate::model::limits::{
-    MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_KEY_BYTES,
-    MAX_MESSAGE_LABEL_BYTES,
+    MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_DELIVERY_DELAY, MAX_KEY_BYTES,
+    MAX_MESSAGE_ID_BYTES, MAX_MESSAGE_LABEL_BYTES,
 };
+use crate::model::{Header, Timestamp};
 
 /// What is wrong with a message.
 struct Problem {
@@ -40,6 +42,8 @@ fn problems(encoded: &[u8]) -> Vec<Problem> {
     // What cannot be decoded ends the walk: nothing tells where the next field begins.
     if let Err(malformed) = problems.walk(encoded) {
         problems.0.push(malformed);
+    } else {
+        problems.schedule(encoded);
     }
     problems.0
 }
@@ -57,10 +61,13 @@ impl Problems {
                     attributes += 1;
                     self.attribute(bytes(wire, &mut encoded, "attributes")?)?;
                 }
+                4 => self.text(wire, &mut encoded, "id", MAX_MESSAGE_ID_BYTES)?,
                 5 => self.text(wire, &mut encoded, "type", MAX_MESSAGE_LABEL_BYTES)?,
                 6 => self.text(wire, &mut encoded, "content_type", MAX_MESSAGE_LABEL_BYTES)?,
                 7 => self.text(wire, &mut encoded, "correlation_id", MAX_MESSAGE_LABEL_BYTES)?,
                 8 => self.text(wire, &mut encoded, "causation_id", MAX_MESSAGE_LABEL_BYTES)?,
+                9 => self.time(wire, &mut encoded, "deliver_time")?,
+                10 => self.time(wire, &mut encoded, "expire_time")?,
                 unknown => skip(wire, unknown, &mut encoded)?,
             }
         }
@@ -69,6 +76,33 @@ impl Problems {
             self.0.push(Problem { field: "attributes", reason: "TOO_MANY_ATTRIBUTES", description });
         }
         Ok(())
+    }
+
+    /// A `google.protobuf.Timestamp`.
+    fn time(&mut self, wire: WireType, encoded: &mut &[u8], field: &'static str) -> Result<()> {
+        let time = bytes(wire, encoded, field)?;
+        let time =
+            prost_types::Timestamp::decode(time).map_err(|error| malformed(field, &error.to_string()))?;
+        if let Err(description) = validate::timestamp(time) {
+            self.0.push(Problem { field, reason: "INVALID_TIMESTAMP", description });
+        }
+        Ok(())
+    }
+
+    /// What the times of a message say about each other, and about the time now.
+    fn schedule(&mut self, encoded: &[u8]) {
+        let Header { deliver_time, expire_time, .. } = Header::read(encoded);
+        let latest = Timestamp::now().after(MAX_DELIVERY_DELAY);
+        if deliver_time.is_some_and(|time| time > latest) {
+            let description = "is more than 10 years ahead; use a nearer time".into();
+            self.0.push(Problem { field: "deliver_time", reason: "OUT_OF_RANGE", description });
+        }
+        if let (Some(deliver), Some(expire)) = (deliver_time, expire_time)
+            && expire <= deliver
+        {
+            let description = "is not after deliver_time, so nobody would ever get the message".into();
+            self.0.push(Problem { field: "expire_time", reason: "OUT_OF_RANGE", description });
+        }
     }
 
     /// One entry of the attributes, which on the wire is a message of a name and a value.
@@ -163,6 +197,9 @@ mod tests {
             content_type: "t".repeat(255),
             correlation_id: "t".repeat(255),
             causation_id: "t".repeat(255),
+            id: "i".repeat(255),
+            deliver_time: Some(prost_types::Timestamp { seconds: 0, nanos: 999_999_999 }),
+            expire_time: Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 0 }),
         };
         assert!(problems(&message.encode_to_vec()).is_empty());
         assert!(problems(&[]).is_empty());
@@ -177,6 +214,15 @@ mod tests {
         assert_eq!(problem(&Message { content_type: long(), ..of() }), ("content_type", "TOO_LONG"));
         assert_eq!(problem(&Message { correlation_id: long(), ..of() }), ("correlation_id", "TOO_LONG"));
         assert_eq!(problem(&Message { causation_id: long(), ..of() }), ("causation_id", "TOO_LONG"));
+        assert_eq!(problem(&Message { id: long(), ..of() }), ("id", "TOO_LONG"));
+        let at = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+        let bad = "INVALID_TIMESTAMP";
+        assert_eq!(problem(&Message { deliver_time: at(0, -1), ..of() }), ("deliver_time", bad));
+        assert_eq!(problem(&Message { expire_time: at(i64::MAX, 0), ..of() }), ("expire_time", bad));
+        let far = Message { deliver_time: at(253_402_300_799, 0), ..of() };
+        assert_eq!(problem(&far), ("deliver_time", "OUT_OF_RANGE"));
+        let never = Message { deliver_time: at(9, 0), expire_time: at(9, 0), ..of() };
+        assert_eq!(problem(&never), ("expire_time", "OUT_OF_RANGE"));
         let with = |attributes: HashMap<String, String>| Message { attributes, ..of() };
         let many = (0..65).map(|n| (n.to_string(), String::new())).collect();
         assert_eq!(problem(&with(many)), ("attributes", "TOO_MANY_ATTRIBUTES"));

@@ -180,17 +180,11 @@ impl Violations {
     }
 
     /// A point in time, to the microsecond above. Times before 1970 mean 1970: no message is older.
-    fn timestamp(&mut self, field: &str, value: prost_types::Timestamp) -> Option<Timestamp> {
-        let prost_types::Timestamp { seconds, nanos } = value;
-        let in_range = (MIN_TIMESTAMP_SECONDS..=MAX_TIMESTAMP_SECONDS).contains(&seconds);
-        if !in_range || !(0..NANOS_PER_SECOND).contains(&nanos) {
-            let description = format!(
-                "is {seconds} s and {nanos} ns; use a time of the years 1 to 9999, with 0 to 999,999,999 ns"
-            );
-            return self.refuse(field, "INVALID_TIMESTAMP", description);
+    pub(super) fn timestamp(&mut self, field: &str, value: prost_types::Timestamp) -> Option<Timestamp> {
+        match timestamp(value) {
+            Ok(time) => Some(time),
+            Err(description) => self.refuse(field, "INVALID_TIMESTAMP", description),
         }
-        let micros = u64::from(nanos.unsigned_abs()).div_ceil(1_000);
-        Some(Timestamp(u64::try_from(seconds).map_or(0, |seconds| seconds * 1_000_000 + micros)))
     }
 
     /// Where reading begins.
@@ -278,6 +272,19 @@ impl Violations {
         }
         (self.count == before).then_some(known)
     }
+}
+
+/// A point in time, to the microsecond above, or what is wrong with it. Times before 1970 mean 1970.
+pub(super) fn timestamp(value: prost_types::Timestamp) -> Result<Timestamp, String> {
+    let prost_types::Timestamp { seconds, nanos } = value;
+    let in_range = (MIN_TIMESTAMP_SECONDS..=MAX_TIMESTAMP_SECONDS).contains(&seconds);
+    if !in_range || !(0..NANOS_PER_SECOND).contains(&nanos) {
+        return Err(format!(
+            "is {seconds} s and {nanos} ns; use a time of the years 1 to 9999, with 0 to 999,999,999 ns"
+        ));
+    }
+    let micros = u64::from(nanos.unsigned_abs()).div_ceil(1_000);
+    Ok(Timestamp(u64::try_from(seconds).map_or(0, |seconds| seconds * 1_000_000 + micros)))
 }
 
 /// The revision that an etag stands for; `None` if there is no etag. Revisions start at 1, so a text

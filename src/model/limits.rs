@@ -8,6 +8,10 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub const MAX_KEY_BYTES: usize = 1_024;
 /// Longest `type`, `content_type`, `correlation_id` or `causation_id` of a message, in bytes.
 pub const MAX_MESSAGE_LABEL_BYTES: usize = 255;
+/// Longest `Message.id`, in bytes.
+pub const MAX_MESSAGE_ID_BYTES: usize = 255;
+/// Furthest `Message.deliver_time` ahead of the server's clock.
+pub const MAX_DELIVERY_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Most attributes of a message, and most labels of a topic or subscription.
 pub const MAX_ATTRIBUTES: usize = 64;
 /// Longest attribute name, in bytes.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::header::Header;
 use super::name::Name;
 use super::time::Timestamp;
 
@@ -20,6 +21,12 @@ impl Envelope {
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// What of it the engine goes by.
+    #[must_use]
+    pub fn header(&self) -> Header<'_> {
+        Header::read(&self.0)
     }
 
     /// Whether the producer sent a message with no field set.

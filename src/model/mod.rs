@@ -4,6 +4,7 @@
 
 pub mod dead_letter;
 pub mod error;
+pub mod header;
 pub mod limits;
 pub mod message;
 pub mod name;
@@ -14,6 +15,7 @@ pub mod topic;
 
 pub use dead_letter::DeadLetter;
 pub use error::Kind;
+pub use header::Header;
 pub use message::{Delivery, Durability, Envelope, Offset, Receipt, Start, StoredMessage};
 pub use name::{Name, NameError, Pattern};
 pub use retry::{Backoff, RetryPolicy};

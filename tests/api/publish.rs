@@ -31,6 +31,9 @@ async fn what_is_published_can_be_read_as_it_was() {
         content_type: "application/json".into(),
         correlation_id: "c".into(),
         causation_id: "b".into(),
+        id: "m-1".into(),
+        deliver_time: Some(prost_types::Timestamp { seconds: 1, nanos: 5 }),
+        expire_time: Some(prost_types::Timestamp { seconds: 2, nanos: 0 }),
     };
     let messages = vec![full, Message::default(), message("three")];
     let request = PublishRequest {

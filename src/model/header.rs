@@ -1,0 +1,93 @@
+//! The few fields of a message that the engine itself goes by.
+
+use prost::bytes::Buf;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+use super::time::Timestamp;
+
+/// What the engine reads of a message, without decoding or copying it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Header<'a> {
+    /// Groups messages that belong together; empty for none.
+    pub key: &'a str,
+    /// Names the message among those of its topic; empty for none.
+    pub id: &'a str,
+    /// Not delivered before.
+    pub deliver_time: Option<Timestamp>,
+    /// Not delivered from then on.
+    pub expire_time: Option<Timestamp>,
+}
+
+impl<'a> Header<'a> {
+    /// Reads the header of an encoded `columba.v1.Message`. What a checked message never has, such as a
+    /// field that is cut off, ends the header there.
+    #[must_use]
+    pub fn read(mut encoded: &'a [u8]) -> Self {
+        let mut header = Self::default();
+        while encoded.has_remaining() && header.read_field(&mut encoded).is_some() {}
+        header
+    }
+
+    /// As in every decoder, a later field of the same number replaces an earlier one.
+    fn read_field(&mut self, encoded: &mut &'a [u8]) -> Option<()> {
+        let (number, wire) = decode_key(encoded).ok()?;
+        match number {
+            2 => self.key = str::from_utf8(bytes(wire, encoded)?).ok()?,
+            4 => self.id = str::from_utf8(bytes(wire, encoded)?).ok()?,
+            9 => self.deliver_time = Some(timestamp(bytes(wire, encoded)?)?),
+            10 => self.expire_time = Some(timestamp(bytes(wire, encoded)?)?),
+            _ if wire == WireType::LengthDelimited => drop(bytes(wire, encoded)?),
+            other => skip_field(wire, other, encoded, DecodeContext::default()).ok()?,
+        }
+        Some(())
+    }
+}
+
+/// The content of a length-delimited field.
+fn bytes<'a>(wire: WireType, encoded: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = (wire == WireType::LengthDelimited).then(|| decode_varint(encoded).ok())??;
+    encoded.split_off(..usize::try_from(length).ok()?)
+}
+
+/// A `google.protobuf.Timestamp`; fractions of a microsecond round up, times before 1970 are 1970.
+fn timestamp(encoded: &[u8]) -> Option<Timestamp> {
+    let time: prost_types::Timestamp = prost::Message::decode(encoded).ok()?;
+    let micros = u64::try_from(time.nanos).unwrap_or(0).div_ceil(1_000);
+    let seconds = u64::try_from(time.seconds).ok();
+    Some(Timestamp(seconds.map_or(0, |seconds| seconds.saturating_mul(1_000_000).saturating_add(micros))))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::proto::v1::Message;
+
+    #[test]
+    fn reads_what_was_sent_whatever_else_is_there() {
+        let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+        let message = Message {
+            data: vec![1, 2, 3].into(),
+            key: "k".into(),
+            id: "i".into(),
+            attributes: [("a".to_owned(), "b".to_owned())].into(),
+            r#type: "t".into(),
+            deliver_time: time(5, 1),
+            expire_time: time(-5, 0),
+            ..Message::default()
+        };
+        let mut encoded = message.encode_to_vec();
+        prost::encoding::uint64::encode(100, &42, &mut encoded);
+        let header = Header::read(&encoded);
+        let times = (Some(Timestamp(5_000_001)), Some(Timestamp(0)));
+        assert_eq!(header, Header { key: "k", id: "i", deliver_time: times.0, expire_time: times.1 });
+        assert_eq!(Header::read(&[]), Header::default());
+    }
+
+    #[test]
+    fn the_last_of_two_fields_counts() {
+        let one = |key: &str| Message { key: key.into(), ..Message::default() }.encode_to_vec();
+        assert_eq!(Header::read(&[one("a"), one("b")].concat()).key, "b");
+    }
+}
