@@ -275,6 +275,7 @@ impl Layers {
                 queues,
             )),
             disk_reserve_bytes: self.size("storage.disk_reserve", defaults.disk_reserve_bytes, reserves),
+            cleaning_period: defaults.cleaning_period,
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::wire::v1::{self, start_position::Position};
 use crate::engine::Failure;
 use crate::model::{
-    Delivery, Durability, Mode, Name, Receipt, RetryPolicy, Start, StoredMessage, Subscription,
+    Delivery, Durability, Mode, Name, Receipt, Retention, RetryPolicy, Start, StoredMessage, Subscription,
     SubscriptionStats, Timestamp, Topic,
 };
 
@@ -15,6 +15,7 @@ pub(super) fn topic(topic: Topic) -> v1::Topic {
     v1::Topic {
         name: topic.name.to_string(),
         labels: topic.settings.labels.into_iter().collect(),
+        retention: retention(&topic.settings.retention),
         durability: durability(topic.settings.durability),
         max_message_bytes: topic.settings.max_message_bytes,
         etag: etag(topic.revision),
@@ -43,6 +44,16 @@ pub(super) fn subscription(subscription: Subscription) -> v1::Subscription {
         etag: etag(subscription.revision),
         create_time: Some(timestamp(subscription.create_time)),
     }
+}
+
+/// Unset, if everything is kept.
+fn retention(retention: &Retention) -> Option<v1::RetentionPolicy> {
+    (!retention.keeps_all()).then(|| v1::RetentionPolicy {
+        max_age: retention.max_age.map(duration),
+        max_bytes: retention.max_bytes.unwrap_or_default(),
+        max_messages: retention.max_messages.unwrap_or_default(),
+        delete_acked: retention.delete_acked,
+    })
 }
 
 /// Unset, if everything is as it is without a policy.

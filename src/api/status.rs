@@ -193,6 +193,11 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             };
             (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
         }
+        E::Contradiction { topic, .. } => {
+            let violation =
+                Violation { field: "topic".into(), reason: error.reason(), description: error.to_string() };
+            (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
+        }
         E::TooMany { what, limit } => {
             (Detail::Quota { subject: (*what).into() }, vec![("limit", limit.to_string())])
         }
@@ -210,7 +215,7 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             metadata.push(("offset", offset.to_string()));
             (Detail::None, metadata)
         }
-        E::Overloaded { .. } | E::Closed | E::Failed(_) => (Detail::None, Vec::new()),
+        E::Overloaded { .. } | E::Disk { .. } | E::Closed | E::Failed(_) => (Detail::None, Vec::new()),
     }
 }
 

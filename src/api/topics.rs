@@ -7,13 +7,15 @@ use super::validate::{Violations, check, etag};
 use super::wire::v1::{self, topic_service_server::TopicService};
 use super::{Context, convert, page};
 use crate::engine::{Intent, TopicChange};
-use crate::model::limits::{DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES};
-use crate::model::{Name, TopicSettings};
+use crate::model::limits::{
+    DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MAX_RETENTION_AGE, MIN_RETENTION_AGE,
+};
+use crate::model::{Name, Retention, Start, TopicSettings};
 
 pub(super) struct Topics(pub(super) Context);
 
 /// What an update may change.
-const UPDATABLE: [&str; 3] = ["labels", "durability", "max_message_bytes"];
+const UPDATABLE: [&str; 4] = ["labels", "retention", "durability", "max_message_bytes"];
 
 #[async_trait]
 impl TopicService for Topics {
@@ -80,6 +82,39 @@ impl TopicService for Topics {
         self.0.engine.delete_topic(&name, etag(&request.etag)).await?;
         Ok(Response::new(v1::DeleteTopicResponse {}))
     }
+
+    async fn purge_topic(
+        &self,
+        request: Request<v1::PurgeTopicRequest>,
+    ) -> Result<Response<v1::PurgeTopicResponse>, Status> {
+        let v1::PurgeTopicRequest { topic, before, validate_only } = request.into_inner();
+        let (name, before) = check(|violations| {
+            let name = violations.name("topic", &topic);
+            let before = violations.required("before", before)?;
+            let before = violations.start("before", Some(before), Start::Earliest);
+            Some((name?, before?))
+        })?;
+        let purged = self.0.engine.purge(&name, before, intent(validate_only)).await?;
+        let (first_offset, purged_messages) = (purged.first, purged.messages);
+        Ok(Response::new(v1::PurgeTopicResponse { first_offset, purged_messages }))
+    }
+}
+
+fn retention(violations: &mut Violations, policy: v1::RetentionPolicy) -> Option<Retention> {
+    let limit = |value: u64| (value > 0).then_some(value);
+    let max_age = match policy.max_age {
+        Some(age) => {
+            let allowed = MIN_RETENTION_AGE..=MAX_RETENTION_AGE;
+            Some(violations.duration("topic.retention.max_age", age, allowed)?)
+        }
+        None => None,
+    };
+    Some(Retention {
+        max_age,
+        max_bytes: limit(policy.max_bytes),
+        max_messages: limit(policy.max_messages),
+        delete_acked: policy.delete_acked,
+    })
 }
 
 pub(super) fn intent(validate_only: bool) -> Intent {
@@ -96,6 +131,7 @@ fn settings(violations: &mut Violations, topic: &v1::Topic) -> Option<TopicSetti
         labels: change.labels?,
         durability: change.durability?,
         max_message_bytes: change.max_message_bytes?,
+        retention: change.retention?,
     })
 }
 
@@ -105,6 +141,7 @@ fn change(violations: &mut Violations, topic: &v1::Topic, paths: &[&str]) -> Top
     for &path in paths {
         match path {
             "labels" => change.labels = violations.labels("topic.labels", &topic.labels),
+            "retention" => change.retention = retention(violations, topic.retention.unwrap_or_default()),
             "durability" => {
                 let durability = violations.durability("topic.durability", topic.durability);
                 change.durability = Some(durability.unwrap_or_default());

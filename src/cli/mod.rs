@@ -11,6 +11,7 @@ mod output;
 mod parse;
 mod publish;
 mod read;
+mod retention;
 pub mod serve;
 mod signals;
 mod subscribe;

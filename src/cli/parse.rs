@@ -88,6 +88,12 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A size, such as `10GiB`.
+pub(super) fn large_size(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}; give a size such as 10GiB"))?;
+    Ok(size.as_u64())
+}
+
 /// A size that fits 32 bits, such as `65536` or `64KiB`.
 pub(super) fn size(text: &str) -> Result<u32, String> {
     let size: ByteSize = text.parse().map_err(|error| format!("{error}; give a size such as 64KiB"))?;

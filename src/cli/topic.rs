@@ -9,8 +9,12 @@ use super::context::Context;
 use super::error::Error;
 use super::output::{self, rfc3339};
 use super::parse::{self, Durability};
+use super::retention::{self, RetentionArgs};
 use crate::proto::v1::topic_service_client::TopicServiceClient;
-use crate::proto::v1::{CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Topic};
+use crate::proto::v1::{
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, PurgeTopicRequest,
+    StartPosition, Topic,
+};
 
 /// Topics asked for at once.
 const PAGE_SIZE: u32 = 1_000;
@@ -30,11 +34,28 @@ pub(super) enum TopicCommand {
         /// The topic
         name: String,
     },
+    Purge(PurgeArgs),
     /// Delete a topic with its messages; its subscriptions must be gone
     Rm {
         /// The topic
         name: String,
     },
+}
+
+/// Drop the oldest messages of a topic; its subscriptions pass over them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  columba topic purge orders.created --before 2026-01-31T12:00:00Z
+  columba topic purge orders.created --before latest --dry-run")]
+pub(super) struct PurgeArgs {
+    /// The topic
+    name: String,
+    /// The first message to keep: an offset, a time as in RFC 3339, or latest to drop all there are
+    #[arg(long, value_name = "POSITION", value_parser = parse::position)]
+    before: StartPosition,
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Create a topic; if it exists with the same settings, nothing changes
@@ -52,6 +73,8 @@ pub(super) struct CreateArgs {
     /// The largest message, such as 64KiB [default: 1MiB, highest: 8MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     max_message_bytes: Option<u32>,
+    #[command(flatten)]
+    retention: RetentionArgs,
 }
 
 pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), Error> {
@@ -59,6 +82,7 @@ pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), 
         TopicCommand::Create(args) => create(args, context).await,
         TopicCommand::Ls { pattern } => list(pattern.unwrap_or_default(), context).await,
         TopicCommand::Describe { name } => describe(name, context).await,
+        TopicCommand::Purge(args) => purge(args, context).await,
         TopicCommand::Rm { name } => remove(name, context).await,
     }
 }
@@ -69,6 +93,7 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
         labels: parse::key_values("--label", args.labels)?,
         durability: parse::durability_number(args.durability),
         max_message_bytes: args.max_message_bytes.unwrap_or_default(),
+        retention: args.retention.policy(),
         ..Topic::default()
     };
     let request = CreateTopicRequest { topic: Some(topic), validate_only: false };
@@ -109,6 +134,20 @@ pub(super) async fn get(channel: Channel, topic: String, context: &Context) -> R
     response.topic.ok_or_else(|| Error::protocol("no topic"))
 }
 
+async fn purge(args: PurgeArgs, context: &Context) -> Result<(), Error> {
+    let PurgeArgs { name, before, dry_run } = args;
+    let mut client = TopicServiceClient::new(context.connect().await?);
+    let request = PurgeTopicRequest { topic: name.clone(), before: Some(before), validate_only: dry_run };
+    let purged = client.purge_topic(context.request(request)).await?.into_inner();
+    let (messages, first) = (purged.purged_messages, purged.first_offset);
+    let shown = serde_json::json!({
+        "topic": name, "purged_messages": messages, "first_offset": first, "dry_run": dry_run,
+    });
+    let went = if dry_run { "would go" } else { "went" };
+    let sentence = format!("topic {name}: {messages} messages {went}; the first one left is {first}");
+    Ok(context.format.sentence(&shown, &sentence)?)
+}
+
 async fn remove(name: String, context: &Context) -> Result<(), Error> {
     let mut client = TopicServiceClient::new(context.connect().await?);
     let request = DeleteTopicRequest { topic: name.clone(), etag: String::new() };
@@ -126,6 +165,7 @@ fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {
         ("last offset", topic.last_offset.to_string()),
         ("stored", output::size(topic.stored_bytes)),
         ("durability", topic.durability.to_owned()),
+        ("kept", retention::describe(topic.retention.as_ref())),
         ("largest message", output::size(topic.max_message_bytes.into())),
         ("labels", output::pairs(&topic.labels)),
         ("created", topic.create_time.clone().unwrap_or_default()),
@@ -141,6 +181,8 @@ struct Shown {
     labels: BTreeMap<String, String>,
     durability: &'static str,
     max_message_bytes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<retention::Shown>,
     messages: u64,
     first_offset: u64,
     last_offset: u64,
@@ -157,6 +199,7 @@ impl From<Topic> for Shown {
             name: topic.name,
             labels: topic.labels.into_iter().collect(),
             max_message_bytes: topic.max_message_bytes,
+            retention: topic.retention.map(Into::into),
             messages: (topic.last_offset + 1).saturating_sub(topic.first_offset),
             first_offset: topic.first_offset,
             last_offset: topic.last_offset,

@@ -5,13 +5,11 @@ use std::io;
 
 use prost::Message as _;
 
-use super::attempts::Attempts;
 use super::log::format::{LogId, u32_at};
 use super::log::fs::{Fs, read, write_atomically};
-use super::progress::Progress;
-use super::records::{SubscriptionRecord, TopicRecord};
+use super::removed::Removed;
 use super::state::{State, SubscriptionState, TopicState};
-use crate::model::Timestamp;
+use super::stored::{StoredSubscription, StoredTopic};
 
 /// The directory of checkpoints.
 pub(crate) const DIR: &str = "checkpoints";
@@ -35,60 +33,20 @@ struct Stored {
     /// The log that it is of.
     #[prost(bytes = "vec", tag = "5")]
     log: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredTopic {
-    #[prost(message, required, tag = "1")]
-    record: TopicRecord,
-    #[prost(uint64, tag = "2")]
-    next: u64,
-    #[prost(uint64, tag = "3")]
-    bytes: u64,
-    #[prost(uint64, tag = "4")]
-    last_time_micros: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct StoredSubscription {
-    #[prost(message, required, tag = "1")]
-    record: SubscriptionRecord,
-    #[prost(uint64, tag = "2")]
-    floor: u64,
-    /// First and last offsets of the settled ranges above the floor, in turns.
-    #[prost(uint64, repeated, tag = "3")]
-    above: Vec<u64>,
-    #[prost(uint32, tag = "4")]
-    epoch: u32,
-    #[prost(uint64, tag = "5")]
-    handed: u64,
-    /// Offsets of messages handed out more than once, and how often, in turns.
+    /// Removed segments: the first sequence number of each, and of the one after, in turns.
     #[prost(uint64, repeated, tag = "6")]
-    again: Vec<u64>,
+    removed: Vec<u64>,
 }
 
 /// Encodes a checkpoint of `state` before the frame `sequence` of a log.
 pub(crate) fn encode(log: LogId, state: &State, sequence: u64) -> Vec<u8> {
-    let topics = state.topics.values().map(|topic| StoredTopic {
-        record: topic.record.clone(),
-        next: topic.next,
-        bytes: topic.bytes,
-        last_time_micros: topic.last_time.0,
-    });
-    let subscriptions = state.subscriptions.values().map(|subscription| StoredSubscription {
-        record: subscription.record.clone(),
-        floor: subscription.progress.floor(),
-        above: subscription.progress.above().flat_map(|(first, last)| [first, last]).collect(),
-        epoch: subscription.epoch,
-        handed: subscription.attempts.handed(),
-        again: subscription.attempts.again().flat_map(|(offset, count)| [offset, count.into()]).collect(),
-    });
     let stored = Stored {
         sequence,
         last_id: state.last_id,
-        topics: topics.collect(),
-        subscriptions: subscriptions.collect(),
+        topics: state.topics.values().map(StoredTopic::from).collect(),
+        subscriptions: state.subscriptions.values().map(StoredSubscription::from).collect(),
         log: log.0.to_vec(),
+        removed: state.removed.segments().into_iter().flat_map(|(first, next)| [first, next]).collect(),
     };
     let body = stored.encode_to_vec();
     let mut bytes = Vec::with_capacity(HEADER + body.len());
@@ -105,29 +63,16 @@ fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
         return None;
     }
     let stored = Stored::decode(body).ok().filter(|stored| stored.log == log.0)?;
-    let topics = stored.topics.into_iter().map(|topic| {
-        let state = TopicState {
-            record: topic.record,
-            next: topic.next,
-            bytes: topic.bytes,
-            last_time: Timestamp(topic.last_time_micros),
-        };
-        (state.record.id, state)
-    });
-    let subscriptions = stored.subscriptions.into_iter().map(|subscription| {
-        let mut progress = Progress::new(subscription.floor);
-        for range in subscription.above.chunks_exact(2) {
-            progress.settle(range[0], range[1]);
-        }
-        let mut attempts = Attempts::new(subscription.handed);
-        for pair in subscription.again.chunks_exact(2) {
-            attempts.note(pair[0], u32::try_from(pair[1]).unwrap_or(u32::MAX));
-        }
-        let StoredSubscription { record, epoch, .. } = subscription;
-        (record.id, SubscriptionState { record, progress, epoch, attempts })
-    });
-    let state =
-        State { topics: topics.collect(), subscriptions: subscriptions.collect(), last_id: stored.last_id };
+    let topics = stored.topics.into_iter().map(TopicState::from);
+    let subscriptions = stored.subscriptions.into_iter().map(SubscriptionState::from);
+    let mut removed = Removed::default();
+    removed.add(&stored.removed.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>());
+    let state = State {
+        topics: topics.map(|topic| (topic.record.id, topic)).collect(),
+        subscriptions: subscriptions.map(|subscription| (subscription.record.id, subscription)).collect(),
+        last_id: stored.last_id,
+        removed,
+    };
     Some((state, stored.sequence))
 }
 

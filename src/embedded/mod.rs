@@ -6,13 +6,16 @@
 
 mod attempts;
 mod checkpoint;
+mod cleaner;
 mod delivery;
 mod identity;
 mod log;
 mod open;
 mod progress;
 mod records;
+mod removed;
 mod state;
+mod stored;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -35,8 +38,8 @@ use self::log::Log;
 use self::subscriptions::SubscriptionHandle;
 use self::topic::TopicHandle;
 use crate::engine::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, Purged, ReadLimit, Result,
+    Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::limits::MAX_CONSUMERS;
 use crate::model::{
@@ -166,6 +169,10 @@ impl Engine for EmbeddedEngine {
         to_its_end(Arc::clone(&self.0).delete_topic(name.clone(), expected)).await
     }
 
+    async fn purge(&self, topic: &Name, before: Start, intent: Intent) -> Result<Purged> {
+        to_its_end(Arc::clone(&self.0).purge(topic.clone(), before, intent)).await
+    }
+
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
         self.0.submit(topic, messages, terms).await
     }
@@ -174,7 +181,7 @@ impl Engine for EmbeddedEngine {
         let topic = self.0.find_topic(topic)?;
         let reader = &self.0.log.reader;
         let from = reader.resolve(&topic, start).await?;
-        reader.read(&topic, from, limit).await
+        Ok(reader.read(&topic, from, limit).await?.messages)
     }
 
     async fn create_subscription(

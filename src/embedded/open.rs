@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
@@ -15,6 +16,7 @@ use super::identity::{self, Identity, IdentityError};
 use super::log::fs::Fs;
 use super::log::fs_real::RealFs;
 use super::log::housekeeper::{self, DirectoryLock};
+use super::log::index::Part;
 use super::log::reader::Reader;
 use super::log::recovery::{Recovered, RecoveryError, recover};
 use super::log::tail::Tail;
@@ -23,7 +25,7 @@ use super::log::{Log, segments};
 use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
-use super::{Catalog, EmbeddedEngine, Shared, checkpoint};
+use super::{Catalog, EmbeddedEngine, Shared, checkpoint, cleaner};
 use crate::model::Name;
 use crate::model::limits::MAX_CONSUMERS;
 
@@ -43,6 +45,8 @@ pub struct Options {
     /// Free disk space in bytes below which publishing is refused, kept for acks and deletes.
     /// Default: 64 MiB.
     pub disk_reserve_bytes: u64,
+    /// How often messages that need not be kept are dropped, and space is freed. Default: 1 s.
+    pub cleaning_period: Duration,
 }
 
 impl Default for Options {
@@ -52,6 +56,7 @@ impl Default for Options {
             tail_cache_bytes: 64 << 20,
             write_queue_bytes: 64 << 20,
             disk_reserve_bytes: 64 << 20,
+            cleaning_period: Duration::from_secs(1),
         }
     }
 }
@@ -178,7 +183,7 @@ impl Opened {
             writer.run(&operations);
         };
         let writer_thread = thread::Builder::new().name("columba-writer".into()).spawn(run).map_err(io)?;
-        Ok(EmbeddedEngine(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             log,
             signer,
             catalog: RwLock::new(catalog),
@@ -187,7 +192,9 @@ impl Opened {
             last_consumer: AtomicU64::new(0),
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
-        })))
+        });
+        tokio::spawn(cleaner::run(Arc::downgrade(&shared), options.cleaning_period, options.segment_bytes));
+        Ok(EmbeddedEngine(shared))
     }
 }
 
@@ -215,18 +222,15 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
         (id, Arc::new(TopicHandle::new(name, state)))
     });
     let handles: BTreeMap<_, _> = handles.collect();
-    for (topic, part) in &recovered.sealed {
-        if let Some(handle) = handles.get(topic) {
-            handle.index_mut().push_part(part.clone());
+    let active = recovered.active.iter().flat_map(|(&topic, all)| all.iter().map(move |runs| (topic, runs)));
+    let active = active.map(|(topic, runs)| (topic, Part::new(recovered.end.segment, runs)));
+    for (topic, part) in recovered.sealed.iter().cloned().chain(active) {
+        if let Some(handle) = handles.get(&topic) {
+            handle.put(part, 0);
         }
     }
-    for (topic, runs) in &recovered.active {
-        if let Some(handle) = handles.get(topic) {
-            let mut index = handle.index_mut();
-            for run in runs {
-                index.push(recovered.end.segment, *run);
-            }
-        }
+    for handle in handles.values() {
+        handle.index_mut().resume(recovered.end.segment);
     }
     handles
 }

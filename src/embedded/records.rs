@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{
-    Backoff, Durability, Mode, Name, RetryPolicy, Start, Subscription, SubscriptionSettings, Timestamp,
-    Topic, TopicSettings,
+    Backoff, Durability, Mode, Name, Retention, RetryPolicy, Start, Subscription, SubscriptionSettings,
+    Timestamp, Topic, TopicSettings,
 };
 
 /// A topic as stored.
@@ -29,6 +29,17 @@ pub(crate) struct TopicRecord {
     pub(crate) durability: u32,
     #[prost(uint32, tag = "7")]
     pub(crate) max_message_bytes: u32,
+    /// 0: no limit.
+    #[prost(uint64, tag = "9")]
+    pub(crate) max_age_micros: u64,
+    /// 0: no limit.
+    #[prost(uint64, tag = "10")]
+    pub(crate) max_bytes: u64,
+    /// 0: no limit.
+    #[prost(uint64, tag = "11")]
+    pub(crate) max_messages: u64,
+    #[prost(bool, tag = "12")]
+    pub(crate) delete_acked: bool,
 }
 
 /// A subscription as stored.
@@ -96,6 +107,21 @@ impl TopicRecord {
             Durability::Fsynced => 2,
         };
         self.max_message_bytes = settings.max_message_bytes;
+        let Retention { max_age, max_bytes, max_messages, delete_acked } = &settings.retention;
+        self.max_age_micros = max_age.map_or(0, micros);
+        self.max_bytes = max_bytes.unwrap_or(0);
+        self.max_messages = max_messages.unwrap_or(0);
+        self.delete_acked = *delete_acked;
+    }
+
+    pub(crate) fn retention(&self) -> Retention {
+        let limit = |value: u64| (value > 0).then_some(value);
+        Retention {
+            max_age: limit(self.max_age_micros).map(Duration::from_micros),
+            max_bytes: limit(self.max_bytes),
+            max_messages: limit(self.max_messages),
+            delete_acked: self.delete_acked,
+        }
     }
 
     pub(crate) fn durability(&self) -> Durability {
@@ -107,6 +133,7 @@ impl TopicRecord {
             labels: self.labels.clone(),
             durability: self.durability(),
             max_message_bytes: self.max_message_bytes,
+            retention: self.retention(),
         }
     }
 

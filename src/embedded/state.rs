@@ -6,9 +6,14 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 
 use super::attempts::Attempts;
-use super::log::format::{Publish, RawRecord, RecordKind, Seek, read_hand, read_settle};
+use super::log::format::{
+    Publish, RawRecord, RecordKind, Seek, Sweep, Trim, read_hand, read_removed, read_settle,
+};
+use super::log::relocated::Relocated;
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
+use super::removed::Removed;
+use super::stored::{StoredSubscription, StoredTopic};
 use crate::model::{Offset, Timestamp};
 
 /// Everything that the log says, but for the messages themselves.
@@ -20,6 +25,8 @@ pub(crate) struct State {
     pub(crate) subscriptions: BTreeMap<u64, SubscriptionState>,
     /// The highest number given to a topic or subscription; none is used twice.
     pub(crate) last_id: u64,
+    /// Segments that were removed because nothing in them was needed any more.
+    pub(crate) removed: Removed,
 }
 
 /// Where a topic stands.
@@ -27,12 +34,21 @@ pub(crate) struct State {
 pub(crate) struct TopicState {
     /// What its owner chose.
     pub(crate) record: TopicRecord,
+    /// Offset of the oldest message that is left, or of the next one if none is.
+    pub(crate) first: Offset,
     /// Offset of the next message.
     pub(crate) next: Offset,
     /// Bytes of envelopes stored.
     pub(crate) bytes: u64,
     /// Publish time of the last message.
     pub(crate) last_time: Timestamp,
+}
+
+impl TopicState {
+    /// A new topic.
+    pub(crate) fn new(record: TopicRecord) -> Self {
+        Self { record, first: 1, next: 1, ..Self::default() }
+    }
 }
 
 /// Where a subscription stands.
@@ -67,6 +83,25 @@ pub(crate) enum Record {
     DeleteSubscription(u64),
     Seek(Seek),
     Hand(u64, Attempts),
+    Trim(Trim),
+    TopicState(TopicState),
+    SubscriptionState(SubscriptionState),
+    Sweep(Sweep),
+    Removed(Vec<(u64, u64)>),
+    Relocated(Relocated),
+}
+
+impl Record {
+    /// The number of the topic or subscription that there is after this.
+    pub(crate) fn states(&self) -> Option<u64> {
+        match self {
+            Self::PutTopic(record) => Some(record.id),
+            Self::PutSubscription(record) => Some(record.id),
+            Self::TopicState(topic) => Some(topic.record.id),
+            Self::SubscriptionState(subscription) => Some(subscription.record.id),
+            _ => None,
+        }
+    }
 }
 
 /// A record of a sound frame that this program cannot read: written by a newer version.
@@ -83,6 +118,12 @@ impl Record {
         const DELETE_SUBSCRIPTION: u8 = RecordKind::DeleteSubscription as u8;
         const SEEK: u8 = RecordKind::Seek as u8;
         const HAND: u8 = RecordKind::Hand as u8;
+        const TRIM: u8 = RecordKind::Trim as u8;
+        const TOPIC_STATE: u8 = RecordKind::TopicState as u8;
+        const SUBSCRIPTION_STATE: u8 = RecordKind::SubscriptionState as u8;
+        const SWEEP: u8 = RecordKind::Sweep as u8;
+        const REMOVED: u8 = RecordKind::Removed as u8;
+        const RELOCATED: u8 = RecordKind::Relocated as u8;
         let body = &raw.body;
         let read = match raw.kind {
             PUBLISH => Publish::read(body.clone()).map(Self::Publish),
@@ -93,6 +134,14 @@ impl Record {
             DELETE_SUBSCRIPTION => read_id(body).map(Self::DeleteSubscription),
             SEEK => Seek::read(body).map(Self::Seek),
             HAND => read_hand(body).map(|(id, attempts)| Self::Hand(id, attempts)),
+            TRIM => Trim::read(body).map(Self::Trim),
+            TOPIC_STATE => StoredTopic::decode(&**body).ok().map(|it| Self::TopicState(it.into())),
+            SUBSCRIPTION_STATE => {
+                StoredSubscription::decode(&**body).ok().map(|it| Self::SubscriptionState(it.into()))
+            }
+            SWEEP => Sweep::read(body).map(Self::Sweep),
+            REMOVED => read_removed(body).map(Self::Removed),
+            RELOCATED => Relocated::read(body.clone()).map(Self::Relocated),
             _ => None,
         };
         read.ok_or(UnknownRecord(raw.kind))
@@ -108,10 +157,7 @@ impl State {
     /// changes nothing, because the record that made it may be in a damaged part of the log.
     pub(crate) fn apply(&mut self, record: &Record, time: Timestamp) {
         match record {
-            Record::Publish(publish) => {
-                let bytes = publish.messages.len() as u64 - 4 * u64::from(publish.count);
-                self.append(publish.topic, publish.last(), bytes, time);
-            }
+            Record::Publish(publish) => self.append(publish.topic, publish.last(), publish.bytes(), time),
             Record::Settle(id, ranges) => {
                 self.settle(*id, ranges);
             }
@@ -129,7 +175,26 @@ impl State {
                 self.seek(*seek);
             }
             Record::Hand(id, attempts) => self.hand(*id, attempts),
+            Record::Trim(trim) => self.trim(*trim),
+            Record::TopicState(topic) => {
+                self.last_id = self.last_id.max(topic.record.id);
+                self.topics.insert(topic.record.id, topic.clone());
+            }
+            Record::SubscriptionState(subscription) => {
+                self.last_id = self.last_id.max(subscription.record.id);
+                self.subscriptions.insert(subscription.record.id, subscription.clone());
+            }
+            Record::Sweep(sweep) => self.last_id = self.last_id.max(sweep.last_id),
+            Record::Removed(segments) => self.removed.add(segments),
+            Record::Relocated(relocated) => {
+                self.relocate(relocated.topic, relocated.last, relocated.dropped);
+            }
         }
+    }
+
+    /// The numbers of all topics and subscriptions.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.topics.keys().chain(self.subscriptions.keys()).copied()
     }
 
     /// Messages up to `last` were appended to a topic.
@@ -178,9 +243,28 @@ impl State {
         }
     }
 
+    /// The oldest messages of a topic are gone.
+    pub(crate) fn trim(&mut self, trim: Trim) {
+        self.last_id = self.last_id.max(trim.topic);
+        if let Some(topic) = self.topics.get_mut(&trim.topic) {
+            topic.first = topic.first.max(trim.first);
+            topic.next = topic.next.max(trim.first);
+            topic.bytes = topic.bytes.saturating_sub(trim.bytes);
+        }
+    }
+
+    /// Messages up to `last` were moved, and so many bytes of them left behind.
+    pub(crate) fn relocate(&mut self, topic: u64, last: Offset, dropped: u64) {
+        self.last_id = self.last_id.max(topic);
+        if let Some(topic) = self.topics.get_mut(&topic) {
+            topic.next = topic.next.max(last + 1);
+            topic.bytes = topic.bytes.saturating_sub(dropped);
+        }
+    }
+
     fn put_topic(&mut self, record: TopicRecord) {
         self.last_id = self.last_id.max(record.id);
-        let new = || TopicState { next: 1, ..TopicState::default() };
+        let new = || TopicState::new(record.clone());
         let topic = self.topics.entry(record.id).or_insert_with(new);
         topic.record = record;
     }

@@ -82,6 +82,11 @@ impl SubscriptionHandle {
         self.end.send_replace(Some(reason));
     }
 
+    /// Everything at or below it is settled on disk, or gone.
+    pub(crate) fn committed_floor(&self) -> Offset {
+        self.committed.floor().max(self.topic.first() - 1)
+    }
+
     /// Whether it reads a topic, or leaves its dead letters there.
     pub(crate) fn uses(&self, topic: &TopicHandle) -> bool {
         self.topic.id == topic.id || self.record().dead_letter_topic == topic.name.as_str()
@@ -238,14 +243,15 @@ impl Shared {
         let handle = self.find_subscription(name)?;
         let snapshot = handle.ask(Event::Stats).await?;
         // What is settled on disk, not what was asked for: with no backlog, no crash brings one back.
-        let settled = handle.committed.settled();
-        let floor = handle.committed.floor();
+        let gone = handle.topic.first() - 1;
+        let settled = handle.committed.settled().max(gone);
+        let floor = handle.committed.floor().max(gone);
         let backlog = handle.topic.visible().saturating_sub(settled);
         let oldest = if backlog > 0 {
             let limit = ReadLimit { messages: 1, bytes: 1 };
             let read = self.log.reader.read(&handle.topic, floor + 1, limit).await;
             // A damaged message has no time to tell.
-            read.ok().and_then(|messages| messages.first().map(|message| message.publish_time))
+            read.ok().and_then(|read| read.messages.first().map(|message| message.publish_time))
         } else {
             None
         };

@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
-use super::log::index::TopicIndex;
+use super::log::index::{Part, TopicIndex};
 use super::records::TopicRecord;
 use super::state::TopicState;
 use crate::model::{Name, Offset, Topic};
@@ -18,6 +18,8 @@ pub(crate) struct TopicHandle {
     pub(crate) name: Name,
     record: RwLock<TopicRecord>,
     index: RwLock<TopicIndex>,
+    /// The oldest message that is left, or the next one if none is.
+    first: AtomicU64,
     /// The newest message that readers may see: it is on disk.
     visible: watch::Sender<Offset>,
     bytes: AtomicU64,
@@ -32,6 +34,7 @@ impl TopicHandle {
             name,
             record: RwLock::new(state.record.clone()),
             index: RwLock::default(),
+            first: AtomicU64::new(state.first),
             visible: watch::Sender::new(state.next - 1),
             bytes: AtomicU64::new(state.bytes),
             deleted: AtomicBool::new(false),
@@ -63,7 +66,12 @@ impl TopicHandle {
         *self.visible.borrow()
     }
 
-    /// Changes when there is a new message to see, or the topic is deleted.
+    /// The oldest message that is left, or the next one if none is.
+    pub(crate) fn first(&self) -> Offset {
+        self.first.load(Ordering::Acquire)
+    }
+
+    /// Changes when there is a new message to see, the oldest ones go, or the topic is deleted.
     pub(crate) fn watch(&self) -> watch::Receiver<Offset> {
         self.visible.subscribe()
     }
@@ -72,6 +80,35 @@ impl TopicHandle {
     pub(crate) fn show(&self, last: Offset, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.visible.send_replace(last);
+    }
+
+    /// The messages before `first` are gone.
+    pub(crate) fn trim(&self, first: Offset, bytes: u64) {
+        self.first.fetch_max(first, Ordering::AcqRel);
+        self.index_mut().trim(first);
+        self.drop_bytes(bytes);
+        self.visible.send_modify(|_| {});
+    }
+
+    /// Bytes of all envelopes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is left of some messages is elsewhere now, and so many bytes of envelopes are gone.
+    pub(crate) fn put(&self, part: Part, dropped: u64) {
+        let mut index = self.index_mut();
+        index.put(part);
+        // They may have been dropped while they were being moved.
+        index.trim(self.first());
+        drop(index);
+        self.drop_bytes(dropped);
+    }
+
+    /// So many bytes of envelopes are gone.
+    fn drop_bytes(&self, bytes: u64) {
+        let less = |held: u64| Some(held.saturating_sub(bytes));
+        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// Ends the topic for those who still hold it.
@@ -88,8 +125,9 @@ impl TopicHandle {
     /// The topic as users see it.
     pub(crate) fn describe(&self) -> Topic {
         Topic {
+            first_offset: self.first(),
             last_offset: self.visible(),
-            stored_bytes: self.bytes.load(Ordering::Relaxed),
+            stored_bytes: self.bytes(),
             ..self.record().topic(&self.name)
         }
     }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::Shared;
 use super::delivery::ephemeral::EphemeralConsumer;
 use super::log::{Operation, PublishOperation};
 use super::records::TopicRecord;
 use super::state::{Record, TopicState};
 use super::topic::TopicHandle;
-use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Result, Terms, TopicChange};
+use super::{Shared, cleaner};
+use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Purged, Result, Terms, TopicChange};
 use crate::model::limits::MAX_TOPICS;
 use crate::model::{Envelope, Name, Start, Timestamp, Topic, TopicSettings};
 
@@ -21,6 +21,7 @@ impl Shared {
         settings: TopicSettings,
         intent: Intent,
     ) -> Result<Topic> {
+        check_settings(&name, &settings)?;
         let mut last_id = self.changes.lock().await;
         match self.find_topic(&name) {
             Err(Error::TopicNotFound(_)) => {}
@@ -38,7 +39,7 @@ impl Shared {
         // The number is spent even if the change fails half-way: it must not come twice in the log.
         *last_id += 1;
         self.record(Record::PutTopic(record.clone())).await?;
-        let state = TopicState { record, next: 1, ..TopicState::default() };
+        let state = TopicState::new(record);
         let topic = Arc::new(TopicHandle::new(name.clone(), &state));
         self.catalog_mut().topics.insert(name, Arc::clone(&topic));
         Ok(topic.describe())
@@ -56,10 +57,12 @@ impl Shared {
         let mut record = topic.record().clone();
         check_revision(&name, expected, record.revision)?;
         let mut settings = record.settings();
-        let TopicChange { labels, durability, max_message_bytes } = change;
+        let TopicChange { labels, durability, max_message_bytes, retention } = change;
         settings.labels = labels.unwrap_or(settings.labels);
         settings.durability = durability.unwrap_or(settings.durability);
         settings.max_message_bytes = max_message_bytes.unwrap_or(settings.max_message_bytes);
+        settings.retention = retention.unwrap_or(settings.retention);
+        check_settings(&name, &settings)?;
         if settings == record.settings() {
             return Ok(topic.describe());
         }
@@ -90,6 +93,26 @@ impl Shared {
         self.catalog_mut().topics.remove(&name);
         topic.delete();
         Ok(())
+    }
+
+    pub(super) async fn purge(self: Arc<Self>, name: Name, before: Start, intent: Intent) -> Result<Purged> {
+        let _changes = self.changes.lock().await;
+        let topic = self.find_topic(&name)?;
+        let next = self.log.reader.resolve(&topic, before).await?;
+        let (first, last) = (topic.first(), topic.visible());
+        if next > last + 1 {
+            return Err(Error::BeyondEnd { topic: name, offset: next, last });
+        }
+        let purged = Purged { first: next, messages: next.saturating_sub(first) };
+        if intent == Intent::Validate {
+            return Ok(purged);
+        }
+        let (reader, handle) = (Arc::clone(&self.log.reader), Arc::clone(&topic));
+        let trim = cleaner::blocking(move || cleaner::retention::trim(&reader, &handle, next)).await?;
+        if let Some(trim) = trim {
+            cleaner::trim(&self.log, vec![(topic, trim)]).await?;
+        }
+        Ok(purged)
     }
 
     pub(super) async fn submit(
@@ -146,6 +169,12 @@ impl Shared {
         self.log.submit(Operation::Change { record, reply });
         self.log.answer(durable).await
     }
+}
+
+/// Refuses settings that cannot be had together.
+fn check_settings(topic: &Name, settings: &TopicSettings) -> Result<()> {
+    let contradiction = |reason| Err(Error::Contradiction { topic: topic.clone(), reason });
+    settings.contradiction().map_or(Ok(()), contradiction)
 }
 
 /// Refuses a change to something that has changed since the caller saw it.

@@ -13,6 +13,14 @@ pub enum Error {
     /// The topic exists with other settings.
     #[error("topic {0} exists with other settings; change it with UpdateTopic, or choose another name")]
     TopicExists(Name),
+    /// Settings of a topic that cannot be had together.
+    #[error("topic {topic}: {reason}")]
+    Contradiction {
+        /// The topic.
+        topic: Name,
+        /// What contradicts what, and what to do.
+        reason: String,
+    },
     /// The topic still has subscriptions.
     #[error("topic {topic} is used by subscriptions, such as {subscription}; delete them first")]
     TopicInUse {
@@ -59,6 +67,12 @@ pub enum Error {
     /// A pull on an exclusive subscription that a stream holds.
     #[error("subscription {0} is exclusive and held by a stream; close the stream, or read through it")]
     Held(Name),
+    /// The disk cannot be read now.
+    #[error("the data directory cannot be read: {reason}; retry, and check the server's disk")]
+    Disk {
+        /// What the system said.
+        reason: String,
+    },
     /// Somebody else changed it first.
     #[error("{name} has changed: its etag is {actual:x}, not {expected:x}; read it again and retry")]
     Changed {
@@ -166,12 +180,13 @@ impl Error {
             | Self::Paused(_)
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
             Self::Changed { .. } | Self::Moved { .. } => Kind::Conflict,
-            Self::MessageTooLarge { .. } | Self::BeyondEnd { .. } | Self::DeadLetterLoop(_) => {
-                Kind::InvalidArgument
-            }
+            Self::MessageTooLarge { .. }
+            | Self::BeyondEnd { .. }
+            | Self::DeadLetterLoop(_)
+            | Self::Contradiction { .. } => Kind::InvalidArgument,
             Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
-            Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
+            Self::Unreadable { .. } | Self::Disk { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
         }
     }
 
@@ -181,6 +196,7 @@ impl Error {
         match self {
             Self::TopicNotFound(_) => "TOPIC_NOT_FOUND",
             Self::TopicExists(_) => "TOPIC_EXISTS",
+            Self::Contradiction { .. } => "CONTRADICTORY_SETTINGS",
             Self::TopicInUse { .. } => "TOPIC_IN_USE",
             Self::TopicDeleted(_) => "TOPIC_DELETED",
             Self::SubscriptionNotFound(_) => "SUBSCRIPTION_NOT_FOUND",
@@ -197,7 +213,7 @@ impl Error {
             Self::Overloaded { .. } => "WRITE_QUEUE_FULL",
             Self::DiskFull { .. } => "DISK_FULL",
             Self::Damaged { .. } => "DATA_DAMAGED",
-            Self::Unreadable { .. } => "LOG_UNREADABLE",
+            Self::Unreadable { .. } | Self::Disk { .. } => "LOG_UNREADABLE",
             Self::Closed => "SHUTTING_DOWN",
             Self::Failed(_) => "LOG_FAILED",
             Self::Unsupported { .. } => "UNSUPPORTED",
@@ -210,7 +226,9 @@ impl Error {
         match self {
             Self::Overloaded { retry_after } => Some(*retry_after),
             Self::DiskFull { .. } => Some(Duration::from_secs(10)),
-            Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Some(Duration::from_secs(1)),
+            Self::Unreadable { .. } | Self::Disk { .. } | Self::Closed | Self::Failed(_) => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Offset, Pattern, Receipt, RetryPolicy, Start, StoredMessage,
-    Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
+    Delivery, Durability, Envelope, Name, Offset, Pattern, Receipt, Retention, RetryPolicy, Start,
+    StoredMessage, Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
 pub use error::{Error, Failure};
@@ -80,6 +80,17 @@ pub struct TopicChange {
     pub durability: Option<Durability>,
     /// New limit; messages already stored are kept.
     pub max_message_bytes: Option<u32>,
+    /// What is kept from now on; what that excludes goes soon.
+    pub retention: Option<Retention>,
+}
+
+/// What a purge dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// The oldest message left, or the next one if none is.
+    pub first: Offset,
+    /// How many offsets went.
+    pub messages: u64,
 }
 
 /// Which fields of a subscription's settings an update replaces.
@@ -183,7 +194,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What this engine can do. Constant.
     fn capabilities(&self) -> Capabilities;
 
-    /// Creates a topic; durable when this returns. A topic with the same settings is returned as it
+    /// Creates a topic; durable when this returns. What its retention excludes goes within seconds, not at
+    /// once, and takes whole commits. A topic with the same settings is returned as it
     /// is; one with other settings is [`Error::TopicExists`].
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic>;
 
@@ -206,6 +218,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Deletes a topic and its messages; durable when this returns. A topic with subscriptions, or with
     /// subscriptions whose dead letters it takes, is [`Error::TopicInUse`]. A topic made later under the same name starts empty, at offset 1.
     async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()>;
+
+    /// Drops the messages of a topic before `before`; durable when this returns. For its subscriptions they
+    /// count as settled. Offsets are not given again. An offset beyond the end of the topic is
+    /// [`Error::BeyondEnd`].
+    async fn purge(&self, topic: &Name, before: Start, intent: Intent) -> Result<Purged>;
 
     /// Submits messages (at least one). When this returns, their place is fixed: after all that was
     /// submitted to the topic before, before all that is submitted later, consecutive, all or none.

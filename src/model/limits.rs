@@ -36,6 +36,11 @@ pub const MAX_REQUEST_BYTES: usize = MAX_PUBLISH_BYTES + (1 << 20);
 /// Requests of one publish stream under way at once.
 pub const MAX_PUBLISH_STREAM_IN_FLIGHT: usize = 64;
 
+/// Shortest `max_age` of a retention policy.
+pub const MIN_RETENTION_AGE: Duration = Duration::from_secs(1);
+/// Longest `max_age` of a retention policy.
+pub const MAX_RETENTION_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Most ids in one ack, nack or extension.
 pub const MAX_ACK_IDS: usize = 10_000;
 /// Most topics in a server.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use super::message::{Durability, Offset};
 use super::name::Name;
+use super::retention::Retention;
 use super::time::Timestamp;
 
 /// What a user chooses about a topic.
@@ -16,6 +17,20 @@ pub struct TopicSettings {
     pub durability: Durability,
     /// The largest encoded message accepted, in bytes.
     pub max_message_bytes: u32,
+    /// Which messages are kept.
+    pub retention: Retention,
+}
+
+impl TopicSettings {
+    /// What in these settings cannot be had together, if anything.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        let max_bytes = self.retention.max_bytes.filter(|&max| max < self.max_message_bytes.into())?;
+        Some(format!(
+            "retention.max_bytes is {max_bytes}, less than max_message_bytes, {}; raise one or lower the other",
+            self.max_message_bytes
+        ))
+    }
 }
 
 impl Default for TopicSettings {
@@ -24,6 +39,7 @@ impl Default for TopicSettings {
             labels: BTreeMap::new(),
             durability: Durability::Fsynced,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            retention: Retention::default(),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use columba::engine::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, Purged, ReadLimit, Result,
+    Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use columba::model::{
     Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
@@ -63,6 +63,10 @@ impl Engine for Failing {
     async fn create_subscription(&self, _: Name, _: SubscriptionSettings, _: Intent) -> Result<Subscription> {
         failure()
     }
+    async fn purge(&self, _: &Name, _: Start, _: Intent) -> Result<Purged> {
+        failure()
+    }
+
     async fn seek(&self, _: &Name, _: Start) -> Result<Offset> {
         failure()
     }

@@ -28,7 +28,7 @@ impl Burial {
     /// After an error, neither has happened.
     pub(crate) async fn run(self, offset: Offset, given_up: GivenUp) -> Result<()> {
         let limit = ReadLimit { messages: 1, bytes: 1 };
-        let messages = self.log.reader.read(&self.topic, offset, limit).await?;
+        let messages = self.log.reader.read(&self.topic, offset, limit).await?.messages;
         let damaged = || Error::Damaged { topic: self.topic.name.clone(), first: offset, last: offset };
         let message = messages.first().filter(|message| message.offset == offset).ok_or_else(damaged)?;
         let (subscription, name) = self.subscription;

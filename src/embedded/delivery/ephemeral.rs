@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::embedded::log::Log;
+use crate::embedded::log::reader::ReadBatch;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Consumer, Credit, Error, ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
@@ -47,9 +48,10 @@ impl EphemeralConsumer {
                 return Err(Error::TopicDeleted(self.topic.name.clone()));
             }
             if limit.messages > 0 && self.next <= *self.visible.borrow_and_update() {
-                let messages = self.log.reader.read(&self.topic, self.next, limit).await?;
-                if let Some(last) = messages.last() {
-                    self.next = last.offset + 1;
+                let ReadBatch { messages, next } =
+                    self.log.reader.read(&self.topic, self.next, limit).await?;
+                self.next = next;
+                if !messages.is_empty() {
                     let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
                     return Ok(messages.into_iter().map(deliver).collect());
                 }

@@ -193,6 +193,18 @@ pub(crate) enum RecordKind {
     Seek = 7,
     /// Messages handed out.
     Hand = 8,
+    /// The oldest messages of a topic gone.
+    Trim = 9,
+    /// All that is known of a topic, but for its messages.
+    TopicState = 10,
+    /// All that is known of a subscription.
+    SubscriptionState = 11,
+    /// All topics and subscriptions that there are have been told of since some frame.
+    Sweep = 12,
+    /// Segments removed.
+    Removed = 13,
+    /// Messages moved out of a segment that goes.
+    Relocated = 14,
 }
 
 /// One record of a transaction, its body not yet read.
@@ -282,6 +294,11 @@ impl Publish {
     /// The last message's offset.
     pub(crate) fn last(&self) -> Offset {
         self.first + u64::from(self.count) - 1
+    }
+
+    /// Bytes of the envelopes.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.messages.len() as u64).saturating_sub(4 * u64::from(self.count))
     }
 
     /// The envelopes with their offsets, sharing the record's memory. Ends early on a bad length,
@@ -377,6 +394,77 @@ impl Seek {
     }
 }
 
+/// The body of a Trim record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trim {
+    /// The topic's number.
+    pub(crate) topic: u64,
+    /// The first message that is left, or the next one if none is.
+    pub(crate) first: Offset,
+    /// Bytes of the envelopes that went.
+    pub(crate) bytes: u64,
+}
+
+const TRIM_BYTES: usize = 24;
+
+impl Trim {
+    /// Reads the body of a Trim record.
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        (body.len() == TRIM_BYTES).then(|| Self {
+            topic: u64_at(body, 0),
+            first: u64_at(body, 8),
+            bytes: u64_at(body, 16),
+        })
+    }
+
+    /// Appends the body of a Trim record.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.topic);
+        out.put_u64_le(self.first);
+        out.put_u64_le(self.bytes);
+    }
+}
+
+/// The body of a Sweep record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sweep {
+    /// Every topic and subscription that there is has a record in a frame from this one on.
+    pub(crate) since: u64,
+    /// The highest number given to one.
+    pub(crate) last_id: u64,
+}
+
+impl Sweep {
+    /// Reads the body of a Sweep record.
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        (body.len() == 16).then(|| Self { since: u64_at(body, 0), last_id: u64_at(body, 8) })
+    }
+
+    /// Appends the body of a Sweep record.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.since);
+        out.put_u64_le(self.last_id);
+    }
+}
+
+/// Appends the body of a Removed record: the first sequence number of each segment, and of the one after.
+pub(crate) fn write_removed(out: &mut BytesMut, segments: &[(u64, u64)]) {
+    for &(first, next) in segments {
+        out.put_u64_le(first);
+        out.put_u64_le(next);
+    }
+}
+
+/// Reads the body of a Removed record.
+pub(crate) fn read_removed(body: &[u8]) -> Option<Vec<(u64, u64)>> {
+    let pairs = body.chunks_exact(16);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    let segments: Vec<_> = pairs.map(|pair| (u64_at(pair, 0), u64_at(pair, 8))).collect();
+    segments.iter().all(|&(first, next)| 0 < first && first < next).then_some(segments)
+}
+
 /// The little-endian number at `at`, which the caller knows to be within bounds.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
@@ -454,6 +542,9 @@ mod tests {
             let bytes = Bytes::from(bytes);
             let _ = read_settle(&bytes);
             let _ = Seek::read(&bytes);
+            let _ = Trim::read(&bytes);
+            let _ = Sweep::read(&bytes);
+            let _ = read_removed(&bytes);
             let _ = read_hand(&bytes);
             let _ = records(bytes.clone());
             if let Some(publish) = Publish::read(bytes) {

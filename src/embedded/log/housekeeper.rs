@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::fs::{Fs, write_atomically};
-use super::segments::{self, BALLAST, SPARE};
+use super::segments::{self, BALLAST, SPARE, Segments};
 use super::sidecar::{self, SegmentIndex, Source};
 use crate::embedded::checkpoint;
 use crate::embedded::topic::TopicHandle;
@@ -37,6 +37,13 @@ pub(crate) enum Task {
         sequence: u64,
         /// The checkpoint.
         bytes: Vec<u8>,
+    },
+    /// Nothing in these segments is needed any more.
+    Removed {
+        /// The segments that there are.
+        all: Arc<Segments>,
+        /// The ones to remove.
+        gone: Vec<u64>,
     },
     /// The space kept for a full disk may be gone, or may never have been there.
     Ballast {
@@ -80,11 +87,12 @@ fn run(fs: &dyn Fs, queue: &Receiver<Task>, stop: &AtomicBool) {
             Task::Checkpoint { sequence, bytes } => {
                 ("write a checkpoint", checkpoint::store(fs, &bytes, sequence))
             }
+            Task::Removed { all, gone } => ("remove segments", all.remove(fs, &gone)),
             Task::Ballast { bytes } => ("keep space for a full disk", ballast(fs, bytes, stop)),
             Task::Spare { bytes, reserve } => ("prepare the next segment", spare(fs, bytes, reserve, stop)),
         };
         if let Err(error) = done {
-            tracing::warn!(%error, "could not {what}; nothing is lost, but the next start may take longer");
+            tracing::warn!(%error, "could not {what}; nothing is lost, and the next start makes up for it");
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Run {
     pub(crate) position: u32,
     /// Bytes from there to the end of the last frame.
     pub(crate) length: u32,
+    /// Bytes of the envelopes.
+    pub(crate) bytes: u32,
 }
 
 impl Run {
@@ -35,12 +37,68 @@ impl Run {
         if merges {
             self.last = next.last;
             self.length = length;
+            self.bytes += next.bytes;
         }
         merges
     }
+
+    /// Bytes of the envelopes below an offset, as if all of them were of one size.
+    pub(crate) fn bytes_below(&self, offset: Offset) -> u64 {
+        let messages = self.last + 1 - self.first;
+        let below = offset.saturating_sub(self.first).min(messages);
+        u64::from(self.bytes) * below / messages
+    }
 }
 
-/// What one sealed segment holds of a topic.
+/// Runs of one segment in the order of their messages. Where several hold the same messages, the last
+/// written one counts: it was made when the messages were moved.
+pub(crate) fn in_order(written: Vec<Run>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::with_capacity(written.len());
+    for run in written {
+        if runs.last().is_some_and(|last| last.last >= run.first) {
+            clear(&mut runs, run.first, run.last, |run| (&mut run.first, &mut run.last));
+        }
+        let at = runs.partition_point(|other| other.first < run.first);
+        runs.insert(at, run);
+    }
+    runs
+}
+
+/// Takes the offsets from `first` to `last` out of stretches that are in order and apart.
+fn clear<T: Clone>(
+    stretches: &mut Vec<T>,
+    first: Offset,
+    last: Offset,
+    ends: impl Fn(&mut T) -> (&mut Offset, &mut Offset),
+) {
+    let mut kept = Vec::with_capacity(stretches.len() + 1);
+    for mut stretch in std::mem::take(stretches) {
+        let (begin, end) = ends(&mut stretch);
+        let (begin, end) = (*begin, *end);
+        if end < first || begin > last {
+            kept.push(stretch);
+            continue;
+        }
+        if begin < first {
+            let mut before = stretch.clone();
+            *ends(&mut before).1 = first - 1;
+            kept.push(before);
+        }
+        if end > last {
+            *ends(&mut stretch).0 = last + 1;
+            kept.push(stretch);
+        }
+    }
+    *stretches = kept;
+}
+
+/// Cuts runs in order into stretches without a hole.
+pub(crate) fn stretches(runs: &[Run]) -> impl Iterator<Item = Arc<[Run]>> {
+    runs.chunk_by(|run, next| run.last + 1 == next.first).map(Arc::from)
+}
+
+/// What one segment holds of a topic: messages without a hole between them, but for those that were
+/// superseded.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     /// The segment's first sequence number, which names it.
@@ -51,6 +109,8 @@ pub(crate) struct Part {
     pub(crate) last: Offset,
     /// When the first message was published.
     pub(crate) time: Timestamp,
+    /// Bytes of the envelopes.
+    pub(crate) bytes: u64,
     /// The runs, until they can be had from the segment's sidecar.
     pub(crate) runs: Option<Arc<[Run]>>,
 }
@@ -59,8 +119,19 @@ impl Part {
     /// Summarizes runs, of which there is at least one.
     pub(crate) fn new(segment: u64, runs: &Arc<[Run]>) -> Self {
         let (first, last) = (runs[0], runs[runs.len() - 1]);
-        Self { segment, first: first.first, last: last.last, time: first.time, runs: Some(Arc::clone(runs)) }
+        let bytes = runs.iter().map(|run| u64::from(run.bytes)).sum();
+        let runs = Some(Arc::clone(runs));
+        Self { segment, first: first.first, last: last.last, time: first.time, bytes, runs }
     }
+}
+
+/// Names a part of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PartId {
+    /// The segment.
+    pub(crate) segment: u64,
+    /// The part's first message.
+    pub(crate) first: Offset,
 }
 
 /// Where to read next.
@@ -68,8 +139,8 @@ impl Part {
 pub(crate) enum Place {
     /// These runs of this segment, in order.
     Runs(u64, Vec<Run>),
-    /// In this sealed segment, whose runs must be loaded first.
-    Sealed(u64),
+    /// In this part of a sealed segment, whose runs must be loaded first.
+    Sealed(PartId),
     /// Nowhere: there is no message at or after the offset.
     End,
 }
@@ -77,8 +148,10 @@ pub(crate) enum Place {
 /// Where one topic's messages are.
 #[derive(Debug, Default)]
 pub(crate) struct TopicIndex {
+    /// In the order of their messages, and apart.
     parts: Vec<Part>,
     active_segment: u64,
+    /// The newest messages.
     active: Vec<Run>,
 }
 
@@ -90,26 +163,59 @@ impl TopicIndex {
         self.active.push(run);
     }
 
-    /// Adds what a sealed segment holds, at the end.
-    pub(crate) fn push_part(&mut self, part: Part) {
-        self.parts.push(part);
+    /// Adds what a segment holds. It replaces what others hold of the same messages: those are copies
+    /// from before they were moved.
+    pub(crate) fn put(&mut self, part: Part) {
+        if self.parts.last().is_some_and(|last| last.last >= part.first) {
+            clear(&mut self.parts, part.first, part.last, |part| (&mut part.first, &mut part.last));
+        }
+        let at = self.parts.partition_point(|other| other.first < part.first);
+        self.parts.insert(at, part);
     }
 
-    /// Ends the active segment. Returns its runs, if it has any.
-    pub(crate) fn seal(&mut self) -> Option<Arc<[Run]>> {
-        if self.active.is_empty() {
-            return None;
+    /// The segment goes on after a restart: new messages follow the newest ones in it.
+    pub(crate) fn resume(&mut self, segment: u64) {
+        self.active_segment = segment;
+        if let Some(part) = self.parts.pop_if(|last| last.segment == segment) {
+            self.active = part.runs.as_deref().map(Vec::from).unwrap_or_default();
         }
-        let runs: Arc<[Run]> = std::mem::take(&mut self.active).into();
-        self.parts.push(Part::new(self.active_segment, &runs));
-        Some(runs)
+    }
+
+    /// Ends the active segment. Returns everything that it holds of the topic.
+    pub(crate) fn seal(&mut self, segment: u64) -> Vec<Arc<[Run]>> {
+        for runs in stretches(&std::mem::take(&mut self.active)) {
+            self.put(Part::new(segment, &runs));
+        }
+        self.parts
+            .iter()
+            .filter(|part| part.segment == segment)
+            .filter_map(|part| part.runs.clone())
+            .collect()
     }
 
     /// From now on the runs of a sealed segment come from its sidecar.
     pub(crate) fn release(&mut self, segment: u64) {
-        if let Ok(at) = self.parts.binary_search_by_key(&segment, |part| part.segment) {
-            self.parts[at].runs = None;
+        for part in self.parts.iter_mut().filter(|part| part.segment == segment) {
+            part.runs = None;
         }
+    }
+
+    /// Forgets the messages before `first`, which are gone.
+    pub(crate) fn trim(&mut self, first: Offset) {
+        let gone = self.parts.partition_point(|part| part.last < first);
+        self.parts.drain(..gone);
+        let gone = self.active.partition_point(|run| run.last < first);
+        self.active.drain(..gone);
+    }
+
+    /// What segments hold, in the order of messages, without the newest messages in the active one.
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The newest messages, in the active segment.
+    pub(crate) fn active(&self) -> &[Run] {
+        &self.active
     }
 
     /// The runs that hold the messages from `from` on, within one segment, until they are as long as
@@ -119,7 +225,7 @@ impl TopicIndex {
         if let Some(part) = self.parts.get(at) {
             return match &part.runs {
                 Some(runs) => Place::Runs(part.segment, take(runs, from, messages, bytes)),
-                None => Place::Sealed(part.segment),
+                None => Place::Sealed(PartId { segment: part.segment, first: part.first }),
             };
         }
         match take(&self.active, from, messages, bytes) {
@@ -162,14 +268,14 @@ mod tests {
     use super::*;
 
     fn run(first: Offset, last: Offset, position: u32, length: u32) -> Run {
-        Run { first, last, time: Timestamp(first * 10), position, length }
+        Run { first, last, time: Timestamp(first * 10), position, length, bytes: 100 }
     }
 
     #[test]
     fn runs_merge_only_with_near_neighbours() {
         let mut merged = run(1, 2, 40, 100);
         assert!(merged.merge(&run(3, 3, 200, 50)), "a small gap");
-        assert_eq!(merged, run(1, 3, 40, 210));
+        assert_eq!(merged, Run { bytes: 200, ..run(1, 3, 40, 210) });
         assert!(!merged.merge(&run(5, 5, 250, 50)), "an offset is missing");
         assert!(!merged.merge(&run(4, 4, 250 + MAX_GAP_BYTES + 1, 50)), "too far");
         assert!(!merged.merge(&run(4, 4, 250, MAX_RUN_BYTES)), "too long");
@@ -180,7 +286,7 @@ mod tests {
         let mut index = TopicIndex::default();
         index.push(1, run(1, 10, 40, 1000));
         index.push(1, run(11, 20, 2000, 1000));
-        index.seal().expect("has runs");
+        assert_eq!(index.seal(1).len(), 1);
         index.push(7, run(21, 30, 40, 1000));
         assert_eq!(index.place(11, 100, 1), Place::Runs(1, vec![run(11, 20, 2000, 1000)]));
         assert_eq!(
@@ -191,7 +297,7 @@ mod tests {
         assert_eq!(index.place(25, 1, 1), Place::Runs(7, vec![run(21, 30, 40, 1000)]));
         assert_eq!(index.place(31, 1, 1), Place::End);
         index.release(1);
-        assert_eq!(index.place(5, 1, 1), Place::Sealed(1));
+        assert_eq!(index.place(5, 1, 1), Place::Sealed(PartId { segment: 1, first: 1 }));
     }
 
     #[test]
@@ -200,11 +306,53 @@ mod tests {
         assert_eq!(index.offset_near(Timestamp(5)), 1);
         index.push(1, run(1, 10, 40, 1000));
         index.push(1, run(11, 20, 2000, 1000));
-        index.seal();
+        index.seal(1);
         index.push(7, run(21, 30, 40, 1000));
         assert_eq!(index.offset_near(Timestamp(5)), 1);
         assert_eq!(index.offset_near(Timestamp(110)), 1);
         assert_eq!(index.offset_near(Timestamp(111)), 11);
         assert_eq!(index.offset_near(Timestamp(211)), 21);
+    }
+
+    #[test]
+    fn moved_messages_are_found_at_their_new_place() {
+        let mut index = TopicIndex::default();
+        for segment in 1..=3 {
+            index.push(segment, run(segment * 10 - 9, segment * 10, 40, 1000));
+            index.seal(segment);
+        }
+        index.push(9, run(31, 40, 40, 1000));
+        let moved: Arc<[Run]> = [run(1, 4, 5000, 100), run(5, 10, 5100, 100)].into();
+        index.put(Part::new(9, &moved));
+        assert_eq!(index.place(5, 1, 1), Place::Runs(9, vec![run(5, 10, 5100, 100)]));
+        assert_eq!(index.place(11, 1, 1), Place::Runs(2, vec![run(11, 20, 40, 1000)]));
+        let sealed: Vec<_> =
+            index.seal(9).iter().map(|runs| (runs[0].first, runs[runs.len() - 1].last)).collect();
+        assert_eq!(sealed, [(1, 10), (31, 40)]);
+    }
+
+    #[test]
+    fn the_last_written_of_several_copies_counts() {
+        let ends = |runs: Vec<Run>| {
+            in_order(runs).iter().map(|run| (run.first, run.last, run.position)).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(vec![run(5, 9, 1, 1), run(1, 4, 2, 1)]), [(1, 4, 2), (5, 9, 1)]);
+        assert_eq!(ends(vec![run(1, 9, 1, 1), run(3, 4, 2, 1)]), [(1, 2, 1), (3, 4, 2), (5, 9, 1)]);
+        assert_eq!(ends(vec![run(1, 4, 1, 1), run(5, 9, 2, 1), run(3, 9, 3, 1)]), [(1, 2, 1), (3, 9, 3)]);
+    }
+
+    #[test]
+    fn forgets_what_is_gone() {
+        let mut index = TopicIndex::default();
+        index.push(1, run(1, 10, 40, 1000));
+        index.seal(1);
+        index.push(2, run(11, 20, 40, 1000));
+        index.push(2, run(21, 30, 40, 1000));
+        index.trim(10);
+        assert_eq!(index.parts().len(), 1, "a message of it is left");
+        index.trim(15);
+        assert_eq!((index.parts().len(), index.active().len()), (0, 2));
+        index.trim(31);
+        assert_eq!(index.place(31, 1, 1), Place::End);
     }
 }

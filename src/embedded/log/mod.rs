@@ -13,6 +13,7 @@ pub(crate) mod housekeeper;
 pub(crate) mod index;
 pub(crate) mod reader;
 pub(crate) mod recovery;
+pub(crate) mod relocated;
 pub(crate) mod scan;
 pub(crate) mod segments;
 pub(crate) mod sidecar;
@@ -75,6 +76,8 @@ pub(crate) enum Operation {
         /// Says that it is durable.
         reply: oneshot::Sender<Result<()>>,
     },
+    /// Keep the log from growing for ever.
+    Upkeep(writer::Upkeep),
     /// Finish.
     Close {
         /// Says that everything before is durable.

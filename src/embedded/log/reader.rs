@@ -9,10 +9,11 @@ use moka::sync::Cache;
 
 use super::format::{ALIGNMENT, FRAME_HEADER, Frame, FrameKind, LogId, Publish, RecordKind, records, size};
 use super::fs::{File, Fs, read};
-use super::index::{Place, Run, take};
+use super::index::{PartId, Place, Run, take};
+use super::relocated::{Kept, Relocated};
 use super::scan::{Found, Scanner};
 use super::segments::{self, Segments};
-use super::sidecar::{self, SegmentIndex, Source};
+use super::sidecar::{self, SegmentIndex, Source, index_of};
 use super::tail::Tail;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Error, ReadLimit, Result};
@@ -29,8 +30,17 @@ pub(crate) struct Reader {
     log: LogId,
     segments: Arc<Segments>,
     tail: Arc<Tail>,
-    /// Runs by segment and topic.
-    runs: Cache<(u64, u64), Arc<[Run]>>,
+    /// Runs by topic and part.
+    runs: Cache<(u64, PartId), Arc<[Run]>>,
+}
+
+/// What was read of a topic.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBatch {
+    /// The messages, in order. Those that are gone are left out.
+    pub(crate) messages: Vec<StoredMessage>,
+    /// Where to read on: there are no others before it.
+    pub(crate) next: Offset,
 }
 
 impl Reader {
@@ -47,17 +57,29 @@ impl Reader {
         topic: &TopicHandle,
         from: Offset,
         limit: ReadLimit,
-    ) -> Option<Result<Vec<StoredMessage>>> {
+    ) -> Option<Result<ReadBatch>> {
         // Before its place: what is visible has been indexed.
         let visible = topic.visible();
-        match self.place(topic, from, limit) {
-            Place::End => Some(end(topic, from, visible)),
-            Place::Sealed(_) => None,
-            Place::Runs(segment, runs) => {
-                // What is in memory of them is enough, if it is anything.
-                let cached = |run: &Run| self.tail.get(segment, run.position, run.length);
-                let pieces: Vec<_> = runs.iter().map_while(cached).collect();
-                (!pieces.is_empty()).then(|| Collector::new(topic, from, limit, None).collect(&runs, pieces))
+        let mut next = from.max(topic.first());
+        loop {
+            if topic.is_deleted() {
+                return Some(Err(Error::TopicDeleted(topic.name.clone())));
+            }
+            let (segment, runs) = match self.place(topic, next, limit) {
+                Place::End => return Some(end(topic, next, visible)),
+                Place::Sealed(_) => return None,
+                Place::Runs(segment, runs) => (segment, runs),
+            };
+            // What is in memory of them is enough, if it is anything.
+            let cached = |run: &Run| self.tail.get(segment, run.position, run.length);
+            let pieces: Vec<_> = runs.iter().map_while(cached).collect();
+            if pieces.is_empty() {
+                return None;
+            }
+            match Collector::new(topic, next, limit, None).collect(&runs, pieces) {
+                // All of these messages are gone.
+                Ok(batch) if batch.messages.is_empty() => next = batch.next,
+                collected => return Some(collected),
             }
         }
     }
@@ -68,27 +90,31 @@ impl Reader {
         topic: &Arc<TopicHandle>,
         from: Offset,
         limit: ReadLimit,
-    ) -> Result<Vec<StoredMessage>> {
-        if let Some(messages) = self.read_cached(topic, from, limit) {
-            return messages;
+    ) -> Result<ReadBatch> {
+        if let Some(batch) = self.read_cached(topic, from, limit) {
+            return batch;
         }
-        let (reader, topic) = (Arc::clone(self), Arc::clone(topic));
-        let name = topic.name.clone();
-        let read = tokio::task::spawn_blocking(move || reader.read_disk(&topic, from, limit));
-        let unreadable = |error: tokio::task::JoinError| Error::Unreadable {
-            topic: name,
-            offset: from,
-            reason: error.to_string(),
-        };
-        read.await.unwrap_or_else(|error| Err(unreadable(error)))
+        let (reader, handle) = (Arc::clone(self), Arc::clone(topic));
+        let read = tokio::task::spawn_blocking(move || reader.read_disk(&handle, from, limit));
+        read.await.unwrap_or_else(|error| Err(unreadable(topic, from, &error)))
+    }
+
+    /// The segments that it reads.
+    pub(crate) fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
+    /// The length of a segment in bytes.
+    pub(crate) fn segment_len(&self, segment: u64) -> io::Result<u64> {
+        self.segments.get(&*self.fs, segment)?.len()
     }
 
     /// The offset that `start` stands for in the topic as it is now.
     pub(crate) async fn resolve(self: &Arc<Self>, topic: &Arc<TopicHandle>, start: Start) -> Result<Offset> {
         match start {
-            Start::Earliest => Ok(1),
+            Start::Earliest => Ok(topic.first()),
             Start::Latest => Ok(topic.visible() + 1),
-            Start::Offset(offset) => Ok(offset),
+            Start::Offset(offset) => Ok(offset.max(topic.first())),
             Start::Time(time) => self.resolve_time(topic, time).await,
         }
     }
@@ -97,8 +123,8 @@ impl Reader {
         let limit = ReadLimit { messages: 1_000, bytes: 1 << 20 };
         let mut from = topic.index().offset_near(time);
         loop {
-            let messages = match self.read(topic, from, limit).await {
-                Ok(messages) => messages,
+            let ReadBatch { messages, next } = match self.read(topic, from, limit).await {
+                Ok(batch) => batch,
                 Err(Error::Damaged { last, .. }) => {
                     from = last + 1;
                     continue;
@@ -107,8 +133,8 @@ impl Reader {
             };
             match messages.iter().find(|message| message.publish_time >= time) {
                 Some(found) => return Ok(found.offset),
-                None if messages.is_empty() => return Ok(from),
-                None => from += messages.len() as u64,
+                None if messages.is_empty() => return Ok(next),
+                None => from = next,
             }
         }
     }
@@ -116,61 +142,88 @@ impl Reader {
     fn place(&self, topic: &TopicHandle, from: Offset, limit: ReadLimit) -> Place {
         let place = topic.index().place(from, limit.messages, limit.bytes);
         match place {
-            Place::Sealed(segment) => match self.runs.get(&(segment, topic.id)) {
-                Some(runs) => Place::Runs(segment, take(&runs, from, limit.messages, limit.bytes)),
+            Place::Sealed(part) => match self.runs.get(&(topic.id, part)) {
+                Some(runs) => Place::Runs(part.segment, take(&runs, from, limit.messages, limit.bytes)),
                 None => place,
             },
             place => place,
         }
     }
 
-    fn read_disk(&self, topic: &TopicHandle, from: Offset, limit: ReadLimit) -> Result<Vec<StoredMessage>> {
+    fn read_disk(&self, topic: &TopicHandle, from: Offset, limit: ReadLimit) -> Result<ReadBatch> {
         let visible = topic.visible();
-        let (segment, runs) = match self.place(topic, from, limit) {
-            Place::End => return end(topic, from, visible),
-            Place::Runs(segment, runs) => (segment, runs),
-            Place::Sealed(segment) => {
-                let unreadable = |error: io::Error| Error::Unreadable {
-                    topic: topic.name.clone(),
-                    offset: from,
-                    reason: error.to_string(),
-                };
-                let runs = self.load_runs(segment, topic.id).map_err(unreadable)?;
-                let taken = take(&runs, from, limit.messages, limit.bytes);
-                self.runs.insert((segment, topic.id), runs);
-                (segment, taken)
+        let mut next = from.max(topic.first());
+        loop {
+            if topic.is_deleted() {
+                return Err(Error::TopicDeleted(topic.name.clone()));
             }
-        };
-        let file = self.segments.get(&*self.fs, segment);
-        let pieces = file.and_then(|file| read_runs(&*file, &runs, limit.bytes));
-        let pieces = pieces.map_err(|error| match error.kind() {
-            // The index knows more than there is: the segment was cut, or is gone.
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound => Error::Damaged {
-                topic: topic.name.clone(),
-                first: from,
-                last: runs.last().map_or(from, |run| run.last),
-            },
-            _ => Error::Unreadable { topic: topic.name.clone(), offset: from, reason: error.to_string() },
-        })?;
-        Collector::new(topic, from, limit, Some(self.log)).collect(&runs, pieces)
+            let place = match self.place(topic, next, limit) {
+                Place::Sealed(part) => {
+                    let runs =
+                        self.part_runs(topic, part).map_err(|error| unreadable(topic, next, &error))?;
+                    Place::Runs(part.segment, take(&runs, next, limit.messages, limit.bytes))
+                }
+                place => place,
+            };
+            let Place::Runs(segment, runs) = &place else { return end(topic, next, visible) };
+            let file = self.segments.get(&*self.fs, *segment);
+            let pieces = match file.and_then(|file| read_runs(&*file, runs, limit.bytes)) {
+                Ok(pieces) => pieces,
+                Err(error) => match error.kind() {
+                    // The messages were moved, or dropped, while they were being read.
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+                        if self.segments.is_removed(*segment) =>
+                    {
+                        next = next.max(topic.first());
+                        continue;
+                    }
+                    // The index knows more than there is: the segment was cut, or is gone.
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => {
+                        let last = runs.last().map_or(next, |run| run.last);
+                        return Err(Error::Damaged { topic: topic.name.clone(), first: next, last });
+                    }
+                    _ => return Err(unreadable(topic, next, &error)),
+                },
+            };
+            match Collector::new(topic, next, limit, Some(self.log)).collect(runs, pieces) {
+                Ok(batch) if batch.messages.is_empty() => next = batch.next,
+                collected => return collected,
+            }
+        }
     }
 
-    /// The runs of a sealed segment: from its sidecar, or else from the segment itself. A segment that
-    /// is gone has none; one that cannot be read now is an error, and may be sound.
-    fn load_runs(&self, segment: u64, topic: u64) -> io::Result<Arc<[Run]>> {
-        let stored = read(&*self.fs, &segments::sidecar_path(segment)).ok();
-        let source = Source { log: self.log, segment };
-        if let Some(runs) = stored.and_then(|bytes| sidecar::runs(&bytes, source, topic)) {
+    /// The runs of a part of a topic.
+    pub(crate) fn part_runs(&self, topic: &TopicHandle, part: PartId) -> io::Result<Arc<[Run]>> {
+        if let Some(runs) = self.runs.get(&(topic.id, part)) {
             return Ok(runs);
         }
-        tracing::warn!(segment, "the index of a segment is missing or damaged; reading the segment instead");
+        let runs = self.load_runs(topic.id, part)?;
+        self.runs.insert((topic.id, part), Arc::clone(&runs));
+        Ok(runs)
+    }
+
+    /// The runs of a part: from the sidecar of its segment, or else from the segment itself. A segment that
+    /// is gone has none; one that cannot be read now is an error, and may be sound.
+    fn load_runs(&self, topic: u64, part: PartId) -> io::Result<Arc<[Run]>> {
+        let PartId { segment, first } = part;
+        let stored = read(&*self.fs, &segments::sidecar_path(segment)).ok();
+        let source = Source { log: self.log, segment };
+        if let Some(runs) = stored.and_then(|bytes| sidecar::runs(&bytes, source, topic, first)) {
+            return Ok(runs);
+        }
         let file = match self.segments.get(&*self.fs, segment) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::default()),
             file => file?,
         };
-        let mut index = index_segment(file, self.log, segment, self.segments.after(segment))?;
-        Ok(index.remove(&topic).unwrap_or_default())
+        tracing::warn!(segment, "the index of a segment is missing or damaged; reading the segment instead");
+        let index = index_segment(file, self.log, segment, self.segments.after(segment))?.0;
+        let holds = |runs: &&Arc<[Run]>| runs.iter().any(|run| (run.first..=run.last).contains(&first));
+        Ok(index.get(&topic).into_iter().flatten().find(holds).cloned().unwrap_or_default())
     }
+}
+
+fn unreadable(topic: &TopicHandle, offset: Offset, error: &dyn std::fmt::Display) -> Error {
+    Error::Unreadable { topic: topic.name.clone(), offset, reason: error.to_string() }
 }
 
 /// The bytes of the runs.
@@ -200,57 +253,100 @@ fn read_runs(file: &dyn File, runs: &[Run], bytes: usize) -> io::Result<Vec<Byte
 }
 
 /// There are no messages from `from` on: the end of the topic, or damage at its end.
-fn end(topic: &TopicHandle, from: Offset, visible: Offset) -> Result<Vec<StoredMessage>> {
+fn end(topic: &TopicHandle, from: Offset, visible: Offset) -> Result<ReadBatch> {
     if from > visible {
-        return Ok(Vec::new());
+        return Ok(ReadBatch { messages: Vec::new(), next: from });
     }
     Err(Error::Damaged { topic: topic.name.clone(), first: from, last: visible })
 }
 
-/// Builds the index of a sealed segment from its frames.
+/// Builds the index of a sealed segment from its frames. Tells, too, where some are missing: the position, and
+/// the first and last sequence number.
 pub(crate) fn index_segment(
     file: Arc<dyn File>,
     log: LogId,
     segment: u64,
     next_segment: Option<u64>,
-) -> io::Result<SegmentIndex> {
+) -> io::Result<(SegmentIndex, Vec<(u64, u64, u64)>)> {
     let mut scanner = Scanner::new(file, log, segment, next_segment)?;
-    let mut index = std::collections::BTreeMap::<u64, Vec<Run>>::new();
+    let mut written = std::collections::BTreeMap::<u64, Vec<Run>>::new();
+    let mut holes = Vec::new();
     loop {
         match scanner.next().map_err(io::Error::other)? {
             Found::Frame { position, frame, bytes } => {
                 for (topic, run) in runs_of_frame(position, frame, &bytes) {
-                    index.entry(topic).or_default().push(run);
+                    written.entry(topic).or_default().push(run);
                 }
             }
-            Found::Damage { .. } => {}
-            Found::End { .. } => break,
+            Found::Damage { position, first, last } => holes.push((position, first, last)),
+            Found::End { .. } => return Ok((index_of(written), holes)),
         }
     }
-    Ok(index.into_iter().map(|(topic, runs)| (topic, runs.into())).collect())
 }
 
 /// What a frame holds of each topic.
 pub(crate) fn runs_of_frame(position: u64, frame: Frame, bytes: &Bytes) -> Vec<(u64, Run)> {
     let Ok(position) = u32::try_from(position) else { return Vec::new() };
     let length = u32::try_from(frame.size()).expect("frames are limited");
-    publishes(frame, bytes)
-        .map(|publish| {
-            let run = Run { first: publish.first, last: publish.last(), time: frame.time, position, length };
-            (publish.topic, run)
-        })
-        .collect()
+    let run = |held: Held| {
+        let (first, last) = held.range();
+        let time = held.time(frame.time);
+        let bytes = u32::try_from(held.bytes()).unwrap_or(u32::MAX);
+        (held.topic(), Run { first, last, time, position, length, bytes })
+    };
+    held(frame, bytes).map(run).collect()
 }
 
-fn publishes(frame: Frame, bytes: &Bytes) -> impl Iterator<Item = Publish> {
+/// What one record holds of a topic.
+enum Held {
+    Published(Publish),
+    Relocated(Relocated),
+}
+
+impl Held {
+    fn topic(&self) -> u64 {
+        match self {
+            Self::Published(publish) => publish.topic,
+            Self::Relocated(relocated) => relocated.topic,
+        }
+    }
+
+    /// The first and last offsets of which it tells.
+    fn range(&self) -> (Offset, Offset) {
+        match self {
+            Self::Published(publish) => (publish.first, publish.last()),
+            Self::Relocated(relocated) => (relocated.first, relocated.last),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Published(publish) => publish.bytes(),
+            Self::Relocated(relocated) => relocated.bytes(),
+        }
+    }
+
+    /// When the first of them was published.
+    fn time(&self, written: Timestamp) -> Timestamp {
+        match self {
+            Self::Published(_) => written,
+            Self::Relocated(relocated) => relocated.time,
+        }
+    }
+}
+
+fn held(frame: Frame, bytes: &Bytes) -> impl Iterator<Item = Held> {
+    const PUBLISH: u8 = RecordKind::Publish as u8;
+    const RELOCATED: u8 = RecordKind::Relocated as u8;
     let payload = match frame.kind {
         FrameKind::Transaction => bytes.slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize),
         FrameKind::Mark => Bytes::new(),
     };
-    let records = records(payload).unwrap_or_default().into_iter();
-    records
-        .filter(|record| record.kind == RecordKind::Publish as u8)
-        .filter_map(|record| Publish::read(record.body))
+    records(payload).unwrap_or_default().into_iter().filter_map(|record| match record.kind {
+        PUBLISH => Publish::read(record.body).map(Held::Published),
+        RELOCATED => Relocated::read(record.body).map(Held::Relocated),
+        _ => None,
+    })
 }
 
 /// Picks one topic's messages out of runs.
@@ -279,10 +375,11 @@ impl<'a> Collector<'a> {
 
     /// The messages in `pieces`, the bytes of the first of `runs`, up to the limit or to damage. If
     /// there is nothing before the damage, it is the result.
-    fn collect(mut self, runs: &[Run], pieces: Vec<Bytes>) -> Result<Vec<StoredMessage>> {
+    fn collect(mut self, runs: &[Run], pieces: Vec<Bytes>) -> Result<ReadBatch> {
+        let from = self.next;
         let stop = pieces.into_iter().find_map(|piece| self.collect_run(piece).err());
-        if !self.messages.is_empty() {
-            return Ok(self.messages);
+        if self.next > from {
+            return Ok(ReadBatch { messages: self.messages, next: self.next });
         }
         let last = match stop {
             Some(Stop::Gap(found)) => found - 1,
@@ -299,35 +396,55 @@ impl<'a> Collector<'a> {
                 continue;
             };
             let _ = run.split_to(bytes.len());
-            for publish in publishes(frame, &bytes) {
-                if publish.topic == self.topic.id && publish.last() >= self.next {
-                    self.collect_publish(&publish, frame.time)?;
+            for held in held(frame, &bytes) {
+                let (first, last) = held.range();
+                if held.topic() != self.topic.id || last < self.next {
+                    continue;
+                }
+                if first > self.next {
+                    return Err(Stop::Gap(first));
+                }
+                match held {
+                    Held::Published(publish) => self.take_published(&publish, frame.time)?,
+                    Held::Relocated(relocated) => self.take_relocated(&relocated)?,
                 }
             }
         }
         Ok(())
     }
 
-    fn collect_publish(&mut self, publish: &Publish, time: Timestamp) -> std::result::Result<(), Stop> {
-        let already = usize::try_from(self.next.saturating_sub(publish.first)).unwrap_or(usize::MAX);
+    fn take_published(&mut self, publish: &Publish, time: Timestamp) -> std::result::Result<(), Stop> {
+        let already = usize::try_from(self.next - publish.first).unwrap_or(usize::MAX);
         for (offset, envelope) in publish.envelopes().skip(already) {
-            if offset > self.next {
-                return Err(Stop::Gap(offset));
-            }
-            let more = self.bytes + envelope.len();
-            let taken = self.messages.len();
-            if taken >= self.limit.messages || (taken > 0 && more > self.limit.bytes) {
-                return Err(Stop::Full);
-            }
-            self.bytes = more;
-            self.next = offset + 1;
-            self.messages.push(StoredMessage {
-                topic: self.topic.name.clone(),
-                offset,
-                publish_time: time,
-                envelope: Envelope(envelope),
-            });
+            self.take(offset, time, envelope)?;
         }
+        Ok(())
+    }
+
+    fn take_relocated(&mut self, relocated: &Relocated) -> std::result::Result<(), Stop> {
+        for Kept { offset, time, envelope } in relocated.messages() {
+            if offset >= self.next {
+                self.take(offset, time, envelope)?;
+            }
+        }
+        self.next = relocated.last + 1;
+        Ok(())
+    }
+
+    fn take(&mut self, offset: Offset, time: Timestamp, envelope: Bytes) -> std::result::Result<(), Stop> {
+        let more = self.bytes + envelope.len();
+        let taken = self.messages.len();
+        if taken >= self.limit.messages || (taken > 0 && more > self.limit.bytes) {
+            return Err(Stop::Full);
+        }
+        self.bytes = more;
+        self.next = offset + 1;
+        self.messages.push(StoredMessage {
+            topic: self.topic.name.clone(),
+            offset,
+            publish_time: time,
+            envelope: Envelope(envelope),
+        });
         Ok(())
     }
 

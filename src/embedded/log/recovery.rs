@@ -13,7 +13,7 @@ use super::index::{Part, Run};
 use super::reader::{index_segment, runs_of_frame};
 use super::scan::{Found, ScanError, Scanner};
 use super::segments::{self, Segments};
-use super::sidecar::{self, SegmentIndex, Source};
+use super::sidecar::{self, SegmentIndex, Source, index_of};
 use super::writer::LogEnd;
 use crate::embedded::checkpoint;
 use crate::embedded::state::{Record, State, UnknownRecord};
@@ -42,10 +42,19 @@ pub(crate) struct Recovered {
     pub(crate) segments: Segments,
     /// What sealed segments hold, by topic, in the order of segments.
     pub(crate) sealed: Vec<(u64, Part)>,
-    /// What the active segment holds, by topic.
-    pub(crate) active: BTreeMap<u64, Vec<Run>>,
+    /// What the active segment holds.
+    pub(crate) active: SegmentIndex,
     /// How many damaged ranges were met. Only what was read is counted: the log from the checkpoint on.
     pub(crate) damaged: usize,
+}
+
+/// Where frames are missing.
+struct Hole {
+    /// The segment, and the position in it, if it begins there.
+    place: Option<(u64, u64)>,
+    /// The first and last missing sequence numbers.
+    first: u64,
+    last: u64,
 }
 
 /// Opens the log, or begins one.
@@ -84,11 +93,10 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
 
     let Start { state, segment: start, sequence: from } = newest_checkpoint(fs, log, &names)?;
     let (active, unproven) = (BTreeMap::new(), VecDeque::new());
-    let mut replay = Replay { fs, log, segments: &segments, state, from, active, unproven, damaged: 0 };
+    let (stated, holes) = (state.ids().map(|id| (id, from)).collect(), Vec::new());
+    let mut replay = Replay { fs, log, segments: &segments, state, from, stated, active, unproven, holes };
     let first = names.first().copied().unwrap_or(replay.from);
-    if first > FIRST_SEQUENCE {
-        replay.report_missing(FIRST_SEQUENCE, first);
-    }
+    replay.miss(FIRST_SEQUENCE, first);
     let mut sealed = Vec::new();
     for (at, &segment) in names.iter().enumerate() {
         let next = names.get(at + 1).copied();
@@ -106,8 +114,14 @@ pub(crate) fn recover(fs: &dyn Fs, log: LogId) -> Result<Recovered, RecoveryErro
     // A process that was killed may have left names and bytes in the page cache only. From here on they
     // are built upon, so they must be on the disk first.
     fs.sync_dir(segments::DIR)?;
-    let Replay { state, active, damaged, .. } = replay;
-    Ok(Recovered { state, end, segments, sealed, active, damaged })
+    let damaged = replay.report_holes();
+    let Replay { state, active, .. } = replay;
+    // A segment that was to go may be there still, or again after a power cut.
+    let gone: Vec<u64> =
+        names.iter().copied().filter(|&segment| state.removed.covers(segment, segment)).collect();
+    segments.remove(fs, &gone)?;
+    sealed.retain(|(_, part)| !gone.contains(&part.segment));
+    Ok(Recovered { state, end, segments, sealed, active: index_of(active), damaged })
 }
 
 /// Removes what was being made when the process stopped.
@@ -202,7 +216,10 @@ struct Replay<'a> {
     /// The last frames of the segment being replayed, of which no later one says that they are durable:
     /// sequence number and position.
     unproven: VecDeque<(u64, u64)>,
-    damaged: usize,
+    /// The last frame that told all about a topic or subscription, by number.
+    stated: BTreeMap<u64, u64>,
+    /// What is missing, unless it turns out to have been removed.
+    holes: Vec<Hole>,
 }
 
 impl Replay<'_> {
@@ -214,14 +231,15 @@ impl Replay<'_> {
             return Ok(parts);
         }
         tracing::warn!(segment, "the index of a segment is missing or damaged; making it anew");
-        let index = index_segment(self.file(segment)?, self.log, segment, next)?;
+        let (index, holes) = index_segment(self.file(segment)?, self.log, segment, next)?;
+        let hole = |(position, first, last)| Hole { place: Some((segment, position)), first, last };
+        self.holes.extend(holes.into_iter().map(hole));
         Ok(self.store_sidecar(segment, &index))
     }
 
     /// Ends the replay of a sealed segment.
     fn seal(&mut self, segment: u64) -> Vec<(u64, Part)> {
-        let active = std::mem::take(&mut self.active);
-        let index = active.into_iter().map(|(topic, runs)| (topic, runs.into())).collect();
+        let index = index_of(std::mem::take(&mut self.active));
         self.store_sidecar(segment, &index)
     }
 
@@ -232,14 +250,15 @@ impl Replay<'_> {
             // A full disk must not keep the log from being opened; the runs stay in memory.
             tracing::warn!(%error, segment, "could not store the index of a segment");
         }
-        let part = |(&topic, runs): (&u64, &Arc<[Run]>)| {
+        let part = |topic: u64, runs: &Arc<[Run]>| {
             let mut part = Part::new(segment, runs);
             if stored.is_ok() {
                 part.runs = None;
             }
             (topic, part)
         };
-        index.iter().map(part).collect()
+        let part = &part;
+        index.iter().flat_map(|(&topic, all)| all.iter().map(move |runs| part(topic, runs))).collect()
     }
 
     /// Replays the last segment, and cuts what was never acknowledged.
@@ -253,18 +272,36 @@ impl Replay<'_> {
         self.write_again(&*file, position)?;
         file.sync()?;
         // A checkpoint may know of frames that are not there any more: their numbers were given out.
-        if sequence < self.from {
-            self.report_missing(sequence, self.from);
-        }
+        self.miss(sequence, self.from);
         let sequence = sequence.max(self.from);
         Ok(LogEnd { segment, file, position, sequence })
     }
 
     /// Frames that were durable once are nowhere to be found.
-    fn report_missing(&mut self, first: u64, next: u64) {
-        self.damaged += 1;
-        let last = next - 1;
-        tracing::error!(first, last, "transactions {first} to {last} are missing; everything else is served");
+    fn miss(&mut self, first: u64, next: u64) {
+        if first < next {
+            self.holes.push(Hole { place: None, first, last: next - 1 });
+        }
+    }
+
+    /// Reports what is missing although nobody removed it. Returns how many ranges that are.
+    fn report_holes(&self) -> usize {
+        let lost = |hole: &&Hole| !self.state.removed.covers(hole.first, hole.last);
+        let lost = self.holes.iter().filter(lost);
+        lost.inspect(|Hole { place, first, last }| {
+            let (segment, position) = place.unzip();
+            if let Some(segment) = segment {
+                self.segments.note_damage(segment);
+            }
+            tracing::error!(
+                segment,
+                position,
+                first,
+                last,
+                "transactions {first} to {last} are damaged or missing; everything else is served"
+            );
+        })
+        .count()
     }
 
     /// Writes the frames again that no later one proves to be durable. They may be in the page cache
@@ -298,14 +335,7 @@ impl Replay<'_> {
                     }
                 }
                 Found::Damage { position, first, last } => {
-                    self.damaged += 1;
-                    tracing::error!(
-                        segment,
-                        position,
-                        first,
-                        last,
-                        "transactions {first} to {last} are damaged on disk; everything else is served"
-                    );
+                    self.holes.push(Hole { place: Some((segment, position)), first, last });
                     sequence = last + 1;
                 }
                 Found::End { position } => return Ok((position, sequence)),
@@ -319,9 +349,30 @@ impl Replay<'_> {
         }
         let payload = bytes.slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);
         for raw in records(payload).ok_or(UnknownRecord(0))? {
-            self.state.apply(&Record::read(&raw)?, frame.time);
+            let record = Record::read(&raw)?;
+            self.state.apply(&record, frame.time);
+            match &record {
+                Record::Sweep(sweep) => self.sweep(sweep.since),
+                record => {
+                    if let Some(id) = record.states() {
+                        self.stated.insert(id, frame.sequence);
+                    }
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Drops what has not been told of since some frame: the record that deleted it may be removed. If
+    /// anything is missing since, it may have been told of there.
+    fn sweep(&mut self, since: u64) {
+        if self.holes.iter().any(|hole| hole.last >= since) {
+            return;
+        }
+        let stated = &self.stated;
+        let is_there = |id: &u64| stated.get(id).is_some_and(|&told| told >= since);
+        self.state.topics.retain(|id, _| is_there(id));
+        self.state.subscriptions.retain(|id, _| is_there(id));
     }
 
     fn file(&self, segment: u64) -> io::Result<Arc<dyn File>> {

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use moka::sync::Cache;
+use tokio::sync::Notify;
 
 use super::format::{LogId, segment_header};
 use super::fs::{File, Fs};
@@ -14,6 +16,8 @@ use super::fs::{File, Fs};
 pub(crate) const DIR: &str = "log";
 /// Files of sealed segments that are kept open.
 const OPEN_FILES: u64 = 16;
+/// Whoever waits for the log to grow is told each time so many bytes were written.
+const GROWTH: u64 = 32 << 20;
 /// Space that is kept for what must be written when the disk is full: acks, deletes, and the note that
 /// says so.
 pub(crate) const BALLAST: &str = "log/ballast";
@@ -63,15 +67,38 @@ pub(crate) fn create(fs: &dyn Fs, log: LogId, first_sequence: u64) -> io::Result
     Ok(file)
 }
 
+/// Removes a segment and its sidecar; fine if they are not there.
+pub(crate) fn remove_files(fs: &dyn Fs, first_sequence: u64) -> io::Result<()> {
+    for path in [sidecar_path(first_sequence), path(first_sequence)] {
+        match fs.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The segments that there are, and the files of those in use.
 pub(crate) struct Segments {
     first_sequences: RwLock<BTreeSet<u64>>,
     open: Cache<u64, Arc<dyn File>>,
+    /// Those in which damage was met: they may hold what cannot be read now.
+    damaged: RwLock<BTreeSet<u64>>,
+    /// The length of the active one in bytes.
+    active_bytes: AtomicU64,
+    /// Told when much was written.
+    grown: Notify,
 }
 
 impl Default for Segments {
     fn default() -> Self {
-        Self { first_sequences: RwLock::default(), open: Cache::new(OPEN_FILES) }
+        Self {
+            first_sequences: RwLock::default(),
+            open: Cache::new(OPEN_FILES),
+            damaged: RwLock::default(),
+            active_bytes: AtomicU64::new(0),
+            grown: Notify::new(),
+        }
     }
 }
 
@@ -82,6 +109,65 @@ impl Segments {
         self.first_sequences.write().unwrap_or_else(PoisonError::into_inner).insert(first_sequence);
     }
 
+    /// Forgets segments that are not needed any more, and removes their files.
+    pub(crate) fn remove(&self, fs: &dyn Fs, first_sequences: &[u64]) -> io::Result<()> {
+        {
+            let mut all = self.first_sequences.write().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|first| !first_sequences.contains(first));
+        }
+        for &first in first_sequences {
+            self.open.invalidate(&first);
+            remove_files(fs, first)?;
+        }
+        Ok(())
+    }
+
+    /// Damage was met in a segment.
+    pub(crate) fn note_damage(&self, first_sequence: u64) {
+        self.damaged.write().unwrap_or_else(PoisonError::into_inner).insert(first_sequence);
+    }
+
+    /// Whether damage was met in a segment.
+    pub(crate) fn is_damaged(&self, first_sequence: u64) -> bool {
+        self.damaged.read().unwrap_or_else(PoisonError::into_inner).contains(&first_sequence)
+    }
+
+    /// Whether a segment was removed, or never was.
+    pub(crate) fn is_removed(&self, first_sequence: u64) -> bool {
+        !self.first_sequences.read().unwrap_or_else(PoisonError::into_inner).contains(&first_sequence)
+    }
+
+    /// The active segment.
+    pub(crate) fn active(&self) -> u64 {
+        let all = self.first_sequences.read().unwrap_or_else(PoisonError::into_inner);
+        all.last().copied().unwrap_or_default()
+    }
+
+    /// The length of the active segment in bytes.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        self.active_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The active segment has this length now.
+    pub(crate) fn set_active_bytes(&self, bytes: u64) {
+        let before = self.active_bytes.swap(bytes, Ordering::Relaxed);
+        if before / GROWTH != bytes / GROWTH {
+            self.grown.notify_waiters();
+        }
+    }
+
+    /// Resolves when much was written from now on.
+    pub(crate) fn grown(self: &Arc<Self>) -> impl Future<Output = ()> + use<> {
+        let segments = Arc::clone(self);
+        async move { segments.grown.notified().await }
+    }
+
+    /// The segments before the active one.
+    pub(crate) fn sealed(&self) -> Vec<u64> {
+        let all = self.first_sequences.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().rev().skip(1).rev().copied().collect()
+    }
+
     /// The file of a segment; `NotFound` if it is gone.
     pub(crate) fn get(&self, fs: &dyn Fs, first_sequence: u64) -> io::Result<Arc<dyn File>> {
         if let Some(file) = self.open.get(&first_sequence) {
@@ -89,6 +175,10 @@ impl Segments {
         }
         let file = fs.open(&path(first_sequence))?;
         self.open.insert(first_sequence, Arc::clone(&file));
+        if self.is_removed(first_sequence) {
+            // It was removed meanwhile; its space is free once nobody has it open.
+            self.open.invalidate(&first_sequence);
+        }
         Ok(file)
     }
 

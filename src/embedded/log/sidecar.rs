@@ -6,19 +6,25 @@ use std::sync::Arc;
 use bytes::BufMut;
 
 use super::format::{LogId, u32_at, u64_at};
-use super::index::{Part, Run};
-use crate::model::Timestamp;
+use super::index::{Part, Run, in_order, stretches};
+use crate::model::{Offset, Timestamp};
 
-const MAGIC: &[u8; 8] = b"CLBIDX\0\x02";
+const MAGIC: &[u8; 8] = b"CLBIDX\0\x03";
 /// Magic, checksum of the rest of the table, number of rows, segment, log.
 const HEADER: usize = 40;
-/// Topic, first, last, time, number of runs, their position, their checksum, padding.
-const ROW: usize = 48;
-/// First, last, time, position, length.
-const RUN: usize = 32;
+/// Topic, first, last, time, bytes, number of runs, their position, their checksum, padding.
+const ROW: usize = 56;
+/// First, last, time, position, length, bytes, padding.
+const RUN: usize = 40;
 
-/// What one segment holds of every topic.
-pub(crate) type SegmentIndex = BTreeMap<u64, Arc<[Run]>>;
+/// What one segment holds of every topic: stretches without a hole, in order.
+pub(crate) type SegmentIndex = BTreeMap<u64, Vec<Arc<[Run]>>>;
+
+/// The index of a segment whose runs were found in the order in which they were written.
+pub(crate) fn index_of(written: BTreeMap<u64, Vec<Run>>) -> SegmentIndex {
+    let stretches_of = |runs| stretches(&in_order(runs)).collect();
+    written.into_iter().map(|(topic, runs)| (topic, stretches_of(runs))).collect()
+}
 
 /// What a sidecar describes. One that was made of another segment, or of another log, is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +37,11 @@ pub(crate) struct Source {
 
 /// Encodes a sidecar.
 pub(crate) fn encode(source: Source, index: &SegmentIndex) -> Vec<u8> {
-    let table = HEADER + ROW * index.len();
+    let count = index.values().map(Vec::len).sum();
+    let table = HEADER + ROW * count;
     let (mut rows, mut runs) = (Vec::with_capacity(table), Vec::new());
-    for (&topic, topic_runs) in index {
+    let all = index.iter().flat_map(|(&topic, stretches)| stretches.iter().map(move |runs| (topic, runs)));
+    for (topic, topic_runs) in all {
         let start = runs.len();
         for run in &**topic_runs {
             runs.put_u64_le(run.first);
@@ -41,19 +49,22 @@ pub(crate) fn encode(source: Source, index: &SegmentIndex) -> Vec<u8> {
             runs.put_u64_le(run.time.0);
             runs.put_u32_le(run.position);
             runs.put_u32_le(run.length);
+            runs.put_u32_le(run.bytes);
+            runs.put_u32_le(0);
         }
         let summary = Part::new(0, topic_runs);
         rows.put_u64_le(topic);
         rows.put_u64_le(summary.first);
         rows.put_u64_le(summary.last);
         rows.put_u64_le(summary.time.0);
+        rows.put_u64_le(summary.bytes);
         rows.put_u32_le(length_field(topic_runs.len()));
         rows.put_u32_le(length_field(table + start));
         rows.put_u32_le(crc32c::crc32c(&runs[start..]));
         rows.put_u32_le(0);
     }
     let mut head = Vec::with_capacity(HEADER);
-    head.put_u32_le(length_field(index.len()));
+    head.put_u32_le(length_field(count));
     head.put_u64_le(source.segment);
     head.put_slice(&source.log.0);
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&head), &rows);
@@ -79,6 +90,7 @@ pub(crate) fn parts(bytes: &[u8], source: Source) -> Option<Vec<(u64, Part)>> {
             first: u64_at(row, 8),
             last: u64_at(row, 16),
             time: Timestamp(u64_at(row, 24)),
+            bytes: u64_at(row, 32),
             runs: None,
         };
         (u64_at(row, 0), part)
@@ -86,12 +98,14 @@ pub(crate) fn parts(bytes: &[u8], source: Source) -> Option<Vec<(u64, Part)>> {
     Some(parts.collect())
 }
 
-/// The runs of one topic; `None` if the sidecar is damaged there or does not know the topic.
-pub(crate) fn runs(bytes: &[u8], source: Source, topic: u64) -> Option<Arc<[Run]>> {
-    let row = rows(bytes, source)?.find(|row| u64_at(row, 0) == topic)?;
-    let (count, start) = (u32_at(row, 32) as usize, u32_at(row, 36) as usize);
+/// The stretch of one topic that has this message; `None` if the sidecar is damaged there or does not know
+/// it.
+pub(crate) fn runs(bytes: &[u8], source: Source, topic: u64, offset: Offset) -> Option<Arc<[Run]>> {
+    let has = |row: &&[u8]| u64_at(row, 0) == topic && (u64_at(row, 8)..=u64_at(row, 16)).contains(&offset);
+    let row = rows(bytes, source)?.find(has)?;
+    let (count, start) = (u32_at(row, 40) as usize, u32_at(row, 44) as usize);
     let stored = bytes.get(start..)?.get(..count.checked_mul(RUN)?)?;
-    if count == 0 || crc32c::crc32c(stored) != u32_at(row, 40) {
+    if count == 0 || crc32c::crc32c(stored) != u32_at(row, 48) {
         return None;
     }
     let runs = stored.chunks_exact(RUN).map(|run| Run {
@@ -100,6 +114,7 @@ pub(crate) fn runs(bytes: &[u8], source: Source, topic: u64) -> Option<Arc<[Run]
         time: Timestamp(u64_at(run, 16)),
         position: u32_at(run, 24),
         length: u32_at(run, 28),
+        bytes: u32_at(run, 32),
     });
     Some(runs.collect())
 }
@@ -121,22 +136,32 @@ mod tests {
     const SOURCE: Source = Source { log: LogId([7; 16]), segment: 1 };
 
     fn sample() -> SegmentIndex {
-        let run = |first, last| Run { first, last, time: Timestamp(7), position: 40, length: 96 };
-        BTreeMap::from([(3, vec![run(1, 4), run(5, 5)].into()), (9, vec![run(2, 2)].into())])
+        let run = |first, last| Run { first, last, time: Timestamp(7), position: 40, length: 96, bytes: 50 };
+        index_of([(3, vec![run(7, 8), run(1, 4), run(5, 5)]), (9, vec![run(2, 2)])].into())
+    }
+
+    /// Every stretch of the sample, by topic and first message.
+    fn all(bytes: &[u8], source: Source) -> Option<Vec<(u64, Arc<[Run]>)>> {
+        let parts = parts(bytes, source)?;
+        parts.iter().map(|(topic, part)| Some((*topic, runs(bytes, source, *topic, part.first)?))).collect()
+    }
+
+    fn expected() -> Vec<(u64, Arc<[Run]>)> {
+        let stretches = |(topic, runs): (u64, Vec<_>)| runs.into_iter().map(move |runs| (topic, runs));
+        sample().into_iter().flat_map(stretches).collect()
     }
 
     #[test]
     fn decodes_what_it_encoded() {
         let bytes = encode(SOURCE, &sample());
-        for (topic, expected) in sample() {
-            assert_eq!(runs(&bytes, SOURCE, topic).expect("known topic"), expected);
-        }
-        assert_eq!(runs(&bytes, SOURCE, 4), None);
+        assert_eq!(all(&bytes, SOURCE), Some(expected()));
+        assert_eq!(runs(&bytes, SOURCE, 4, 1), None);
+        assert_eq!(runs(&bytes, SOURCE, 3, 6), None, "in the hole");
+        assert_eq!(runs(&bytes, SOURCE, 3, 5), runs(&bytes, SOURCE, 3, 1), "within a stretch");
         let parts = parts(&bytes, SOURCE).expect("sound");
-        assert_eq!(
-            parts.iter().map(|(topic, part)| (*topic, part.last)).collect::<Vec<_>>(),
-            [(3, 5), (9, 2)]
-        );
+        let ends: Vec<_> =
+            parts.iter().map(|(topic, part)| (*topic, part.first, part.last, part.bytes)).collect();
+        assert_eq!(ends, [(3, 1, 5, 100), (3, 7, 8, 50), (9, 2, 2, 50)]);
     }
 
     #[test]
@@ -144,7 +169,7 @@ mod tests {
         let bytes = encode(SOURCE, &sample());
         for other in [Source { segment: 2, ..SOURCE }, Source { log: LogId([8; 16]), ..SOURCE }] {
             assert!(parts(&bytes, other).is_none());
-            assert_eq!(runs(&bytes, other, 3), None);
+            assert_eq!(runs(&bytes, other, 3, 1), None);
         }
     }
 
@@ -154,15 +179,7 @@ mod tests {
         for bit in 0..sound.len() * 8 {
             let mut bytes = sound.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let same = |topic| runs(&bytes, SOURCE, topic) == runs(&sound, SOURCE, topic);
-            let noticed = parts(&bytes, SOURCE).is_none() || !same(3) || !same(9);
-            assert!(noticed || runs(&bytes, SOURCE, 3).is_some(), "bit {bit}");
-            for (topic, expected) in sample() {
-                assert!(
-                    runs(&bytes, SOURCE, topic).is_none_or(|runs| runs == expected),
-                    "bit {bit} changed runs"
-                );
-            }
+            assert!(all(&bytes, SOURCE).is_none_or(|runs| runs == expected()), "bit {bit} changed runs");
         }
     }
 }

@@ -15,10 +15,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 
-use super::format::{self, FrameKind, LogId, Publish, RecordKind, SEGMENT_HEADER};
+use super::format::{self, FrameKind, LogId, Publish, RecordKind, SEGMENT_HEADER, Trim};
 use super::fs::{File, Fs};
 use super::housekeeper::Task;
-use super::index::Run;
+use super::index::{Part, Run};
 use super::segments::{self, BALLAST, Segments};
 use super::sidecar::{SegmentIndex, Source};
 use super::space::{SPACE_CHECK, Space};
@@ -30,6 +30,10 @@ use crate::embedded::state::{Record, State};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::Error;
 use crate::model::{Durability, Offset, Receipt, Timestamp};
+
+mod upkeep;
+
+pub(crate) use self::upkeep::{Restated, Upkeep};
 
 /// A batch is written when it is this long, even if more is waiting.
 const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -106,6 +110,24 @@ enum Pending {
     },
     Change {
         reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Trim {
+        trims: Vec<(Arc<TopicHandle>, Trim)>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Relocate {
+        topic: Arc<TopicHandle>,
+        run: Run,
+        dropped: u64,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Remove {
+        segments: Vec<u64>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Restate {
+        restated: Restated,
+        reply: oneshot::Sender<Result<Restated, Error>>,
     },
     Close {
         reply: oneshot::Sender<()>,
@@ -246,6 +268,7 @@ impl Writer {
                 batch.pending.push(Pending::Change { reply });
                 Ok(())
             }
+            Operation::Upkeep(upkeep) => self.add_upkeep(batch, upkeep),
             Operation::Close { reply } => {
                 batch.pending.push(Pending::Close { reply });
                 Ok(())
@@ -279,7 +302,8 @@ impl Writer {
             }
         })?;
         self.parts.state.append(id, last, operation.bytes as u64, self.last_time);
-        let run = Run { first, last, time: self.last_time, position, length };
+        let bytes = u32::try_from(operation.bytes).expect("a publish is limited in bytes");
+        let run = Run { first, last, time: self.last_time, position, length, bytes };
         self.space.spend(u64::from(length));
         if let Some(settle) = operation.settle.take() {
             // Nobody waits for the floor: the receipt tells that all of it is durable.
@@ -339,6 +363,7 @@ impl Writer {
                 self.marked = false;
             }
             self.parts.end.position += bytes.len() as u64;
+            self.parts.segments.set_active_bytes(self.parts.end.position);
             self.parts.tail.push(self.parts.end.segment, in_segment(at), bytes.freeze());
         }
         self.answer(pending);
@@ -350,14 +375,25 @@ impl Writer {
     fn answer(&mut self, pending: Vec<Pending>) {
         let mut shown = Shown { segment: self.parts.end.segment, current: None };
         for done in &pending {
-            if let Pending::Publish { operation, run } = done {
-                shown.add(&operation.topic, *run, operation.bytes as u64);
-                let touched = self.parts.touched.entry(operation.topic.id);
-                touched.or_insert_with(|| Arc::clone(&operation.topic));
-            }
+            let topic = match done {
+                Pending::Publish { operation, run } => {
+                    shown.add(&operation.topic, *run, operation.bytes as u64);
+                    &operation.topic
+                }
+                Pending::Relocate { topic, run, dropped, .. } => {
+                    topic.put(Part::new(self.parts.end.segment, &[*run].into()), *dropped);
+                    topic
+                }
+                _ => continue,
+            };
+            self.parts.touched.entry(topic.id).or_insert_with(|| Arc::clone(topic));
         }
         shown.finish();
         for done in pending {
+            if let Pending::Remove { segments, .. } = &done {
+                let gone = Task::Removed { all: Arc::clone(&self.parts.segments), gone: segments.clone() };
+                let _ = self.parts.keeper.send(gone);
+            }
             done.answer();
         }
     }
@@ -375,10 +411,11 @@ impl Writer {
         self.parts.segments.insert(next, Arc::clone(&file));
         self.parts.end = LogEnd { segment: next, file, position: SEGMENT_HEADER as u64, sequence: next };
         self.asked.spare = false;
+        self.parts.segments.set_active_bytes(SEGMENT_HEADER as u64);
 
         let topics: Vec<_> = std::mem::take(&mut self.parts.touched).into_values().collect();
-        let sealed_runs = |topic: &Arc<TopicHandle>| Some((topic.id, topic.index_mut().seal()?));
-        let index: SegmentIndex = topics.iter().filter_map(sealed_runs).collect();
+        let sealed_runs = |topic: &Arc<TopicHandle>| (topic.id, topic.index_mut().seal(source.segment));
+        let index: SegmentIndex = topics.iter().map(sealed_runs).collect();
         // The housekeeper outlives the writer, and its work is optional.
         let _ = self.parts.keeper.send(Task::Sealed { source, index, topics });
         self.checkpoint(next);
@@ -512,7 +549,16 @@ impl Pending {
                 committed.set(floor, settled);
                 let _ = reply.send(Ok(floor));
             }
-            Self::Change { reply } => drop(reply.send(Ok(()))),
+            Self::Change { reply } | Self::Relocate { reply, .. } | Self::Remove { reply, .. } => {
+                drop(reply.send(Ok(())));
+            }
+            Self::Trim { trims, reply } => {
+                for (topic, trim) in trims {
+                    topic.trim(trim.first, trim.bytes);
+                }
+                let _ = reply.send(Ok(()));
+            }
+            Self::Restate { restated, reply } => drop(reply.send(Ok(restated))),
             Self::Close { reply } => drop(reply.send(())),
         }
     }
@@ -566,7 +612,7 @@ fn encode_change(record: &Record) -> (RecordKind, Bytes) {
         Record::DeleteTopic(topic) => (RecordKind::DeleteTopic, id(topic)),
         Record::PutSubscription(record) => (RecordKind::PutSubscription, record.encode_to_vec().into()),
         Record::DeleteSubscription(subscription) => (RecordKind::DeleteSubscription, id(subscription)),
-        Record::Publish(_) | Record::Settle(..) | Record::Seek(_) | Record::Hand(..) => {
+        _ => {
             unreachable!("these have operations of their own")
         }
     }

@@ -1,5 +1,6 @@
 //! Tests of the engine as a whole, on a simulated disk.
 
+mod cleaning;
 mod conformance;
 mod crash;
 mod damage;
@@ -28,6 +29,7 @@ const OPTIONS: Options = Options {
     tail_cache_bytes: 8 << 10,
     write_queue_bytes: 1 << 20,
     disk_reserve_bytes: 0,
+    cleaning_period: Duration::from_millis(10),
 };
 const CREDIT: Credit = Credit { messages: 100, bytes: 1 << 20 };
 const ALL: ReadLimit = ReadLimit { messages: 1_000_000, bytes: 1 << 30 };

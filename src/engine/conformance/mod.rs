@@ -23,6 +23,7 @@ pub(crate) mod persistence;
 pub(crate) mod publishing;
 pub(crate) mod reading;
 pub(crate) mod redelivery;
+pub(crate) mod retention;
 pub(crate) mod seeking;
 pub(crate) mod settling;
 pub(crate) mod sharing;
@@ -97,6 +98,14 @@ macro_rules! conformance_suite {
                 a_delayed_message_holds_up_no_other, after_the_consumer_left,
                 a_pulled_message_outlives_the_call, attempts_are_counted, goes_before_new_messages,
                 a_new_deadline_is_for_new_deliveries,
+            }
+            retention {
+                a_purge_drops_what_came_before, a_purge_of_everything_keeps_the_offsets,
+                a_purge_by_time_keeps_what_came_since, a_purge_past_the_end_is_refused,
+                subscriptions_pass_over_what_is_gone, waiting_consumers_go_on_after_a_purge,
+                a_subscription_starts_at_what_is_left, the_newest_messages_are_kept, a_size_is_kept_to,
+                old_messages_go, what_every_subscription_has_settled_goes,
+                contradictory_settings_are_refused, what_is_gone_stays_gone,
             }
             settling {
                 acked_messages_never_return, the_floor_waits_for_the_oldest, an_ack_counts_once,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Harness;
 use super::fixture::{Fixture, PLENTY, envelope, name, subscription, topic};
 use crate::engine::{Credit, Error, Intent, Page, Target, Terms, TopicChange};
-use crate::model::{Durability, Pattern, Start, SubscriptionSettings, TopicSettings};
+use crate::model::{Durability, Pattern, Retention, Start, SubscriptionSettings, TopicSettings};
 
 fn labels(value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("team".to_owned(), value.to_owned())])
@@ -14,7 +14,12 @@ fn labels(value: &str) -> BTreeMap<String, String> {
 
 /// Settings that differ from the defaults in everything.
 fn unusual() -> TopicSettings {
-    TopicSettings { labels: labels("blue"), durability: Durability::Buffered, max_message_bytes: 1_000 }
+    TopicSettings {
+        labels: labels("blue"),
+        durability: Durability::Buffered,
+        max_message_bytes: 1_000,
+        retention: Retention { max_messages: Some(1_000), ..Retention::default() },
+    }
 }
 
 pub(crate) async fn create_returns_the_topic(harness: impl Harness) {
@@ -93,10 +98,12 @@ pub(crate) async fn lists_are_sorted_paged_and_filtered(harness: impl Harness) {
 pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
     let before = engine.topic(&topic()).await.unwrap();
+    let kept = Retention { max_bytes: Some(9_000), delete_acked: true, ..Retention::default() };
     let all = [
         TopicChange { labels: Some(labels("red")), ..TopicChange::default() },
         TopicChange { durability: Some(Durability::Buffered), ..TopicChange::default() },
         TopicChange { max_message_bytes: Some(77), ..TopicChange::default() },
+        TopicChange { retention: Some(kept.clone()), ..TopicChange::default() },
     ];
     let mut expected = before.clone();
     for (change, revision) in all.into_iter().zip(2..) {
@@ -105,6 +112,7 @@ pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
         expected.settings.durability = change.durability.unwrap_or(expected.settings.durability);
         expected.settings.max_message_bytes =
             change.max_message_bytes.unwrap_or(expected.settings.max_message_bytes);
+        expected.settings.retention = change.retention.clone().unwrap_or(expected.settings.retention);
         let changed = engine.update_topic(&topic(), change, None, Intent::Apply).await.unwrap();
         assert_eq!(changed, expected);
         assert_eq!(engine.topic(&topic()).await.unwrap(), expected);

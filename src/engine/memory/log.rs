@@ -1,9 +1,11 @@
 //! The messages of one topic, in a vector.
 
 use crate::engine::{Error, ReadLimit, Result};
-use crate::model::{Envelope, Name, Offset, Start, StoredMessage, Timestamp, Topic, TopicSettings};
+use crate::model::{
+    Envelope, Name, Offset, Retention, Start, StoredMessage, Timestamp, Topic, TopicSettings,
+};
 
-/// A topic and its messages. Offset `n` is at index `n - 1`; nothing is ever removed.
+/// A topic and its messages. Offset `n` is at index `n - 1`; what is dropped is only hidden.
 pub(super) struct Log {
     /// No later topic of the same name shares it.
     pub(super) number: u64,
@@ -12,11 +14,14 @@ pub(super) struct Log {
     pub(super) revision: u64,
     create_time: Timestamp,
     messages: Vec<StoredMessage>,
+    /// The oldest message that is left, or the next one if none is.
+    first: Offset,
 }
 
 impl Log {
     pub(super) fn new(number: u64, name: Name, settings: TopicSettings) -> Self {
-        Self { number, name, settings, revision: 1, create_time: Timestamp::now(), messages: Vec::new() }
+        let create_time = Timestamp::now();
+        Self { number, name, settings, revision: 1, create_time, messages: Vec::new(), first: 1 }
     }
 
     /// The topic as users see it.
@@ -26,9 +31,39 @@ impl Log {
             settings: self.settings.clone(),
             revision: self.revision,
             create_time: self.create_time,
-            first_offset: 1,
+            first_offset: self.first,
             last_offset: self.last(),
-            stored_bytes: self.messages.iter().map(|message| message.envelope.len() as u64).sum(),
+            stored_bytes: self.messages[index(self.first)..]
+                .iter()
+                .map(|message| message.envelope.len() as u64)
+                .sum(),
+        }
+    }
+
+    /// The oldest message that is left, or the next one if none is.
+    pub(super) fn first(&self) -> Offset {
+        self.first
+    }
+
+    /// Drops the messages before `first`.
+    pub(super) fn drop_before(&mut self, first: Offset) {
+        self.first = self.first.max(first);
+    }
+
+    /// Drops what need not be kept. `acked` is what every subscription has settled, if there is one.
+    pub(super) fn retain(&mut self, acked: Option<Offset>, now: Timestamp) {
+        let Retention { max_age, max_bytes, max_messages, delete_acked } = self.settings.retention.clone();
+        self.drop_before(acked.filter(|_| delete_acked).map_or(0, |acked| acked + 1));
+        let over = |log: &Self, oldest: &StoredMessage| {
+            let topic = log.topic();
+            max_messages.is_some_and(|max| topic.last_offset + 1 - topic.first_offset > max)
+                || max_bytes.is_some_and(|max| topic.stored_bytes > max)
+                || max_age.is_some_and(|max| oldest.publish_time.after(max) < now)
+        };
+        while let Some(oldest) = self.get(self.first)
+            && over(self, oldest)
+        {
+            self.first += 1;
         }
     }
 
@@ -76,11 +111,12 @@ impl Log {
     /// The offset that a reader from `start` gets first, which may not exist yet.
     pub(super) fn resolve(&self, start: Start) -> Offset {
         match start {
-            Start::Earliest => 1,
+            Start::Earliest => self.first,
             Start::Latest => self.last() + 1,
-            Start::Offset(offset) => offset.max(1),
+            Start::Offset(offset) => offset.max(self.first),
             Start::Time(time) => {
-                self.messages.partition_point(|message| message.publish_time < time) as Offset + 1
+                let older = self.messages.partition_point(|message| message.publish_time < time) as Offset;
+                (older + 1).max(self.first)
             }
         }
     }
@@ -89,7 +125,7 @@ impl Log {
     pub(super) fn read(&self, from: Offset, limit: ReadLimit) -> Vec<StoredMessage> {
         let mut bytes = 0;
         let mut messages = Vec::new();
-        for message in self.messages.iter().skip(index(from)).take(limit.messages) {
+        for message in self.messages.iter().skip(index(from.max(self.first))).take(limit.messages) {
             bytes += message.envelope.len();
             if bytes > limit.bytes && !messages.is_empty() {
                 break;

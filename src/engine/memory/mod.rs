@@ -23,8 +23,8 @@ use self::consumer::{Durable, Ephemeral};
 use self::queue::Room;
 use self::state::State;
 use super::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, Purged, ReadLimit, Result,
+    Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::{
     Delivery, Durability, Envelope, Name, Offset, Receipt, Start, StoredMessage, Subscription,
@@ -72,13 +72,16 @@ impl Shared {
     }
 
     fn look<T>(&self, look: impl FnOnce(&State) -> Result<T>) -> Result<T> {
-        let state = self.lock();
+        let mut state = self.lock();
+        // Time alone may have passed some limit.
+        state.retain();
         if state.closed { Err(Error::Closed) } else { look(&state) }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.lock();
         let result = if state.closed { Err(Error::Closed) } else { change(&mut state) };
+        state.retain();
         drop(state);
         self.changed.send_replace(());
         result
@@ -139,6 +142,10 @@ impl Engine for MemoryEngine {
 
     async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()> {
         self.0.change(|state| state.delete_topic(name, expected))
+    }
+
+    async fn purge(&self, topic: &Name, before: Start, intent: Intent) -> Result<Purged> {
+        self.0.change(|state| state.purge(topic, before, intent))
     }
 
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {

@@ -110,6 +110,19 @@ impl Queue {
         }
     }
 
+    /// Everything at or below is settled.
+    pub(super) fn floor(&self) -> Offset {
+        self.floor
+    }
+
+    /// Settles everything before `first`, which is gone.
+    pub(super) fn skip_before(&mut self, first: Offset) {
+        for offset in self.floor + 1..first {
+            self.done(offset);
+        }
+        self.next = self.next.max(first);
+    }
+
     /// Settles everything before `next`, and nothing from there on.
     pub(super) fn seek(&mut self, next: Offset) -> Offset {
         self.epoch += 1;

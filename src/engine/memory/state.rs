@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::ack_id::AckIds;
 use super::log::Log;
 use super::queue::Queue;
-use crate::engine::{Error, Intent, Page, Result, Settled, Settlement, SubscriptionChange, TopicChange};
+use crate::engine::{
+    Error, Intent, Page, Purged, Result, Settled, Settlement, SubscriptionChange, TopicChange,
+};
 use crate::model::limits::{MAX_CONSUMERS, MAX_SUBSCRIPTIONS, MAX_TOPICS};
 use crate::model::{
     Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp, Topic,
@@ -25,6 +27,8 @@ pub(super) struct State {
     /// The last number given to a topic, subscription or consumer.
     last_number: u64,
     consumers: usize,
+    /// Some topic was told not to keep everything.
+    limited: bool,
     pub(super) closed: bool,
 }
 
@@ -40,6 +44,8 @@ impl State {
         settings: TopicSettings,
         intent: Intent,
     ) -> Result<Topic> {
+        check_settings(&name, &settings)?;
+        self.limited |= !settings.retention.keeps_all();
         if let Some(log) = self.topics.get(&name) {
             return if log.settings == settings { Ok(log.topic()) } else { Err(Error::TopicExists(name)) };
         }
@@ -83,14 +89,51 @@ impl State {
         settings.labels = change.labels.unwrap_or(settings.labels);
         settings.durability = change.durability.unwrap_or(settings.durability);
         settings.max_message_bytes = change.max_message_bytes.unwrap_or(settings.max_message_bytes);
+        settings.retention = change.retention.unwrap_or(settings.retention);
 
+        check_settings(name, &settings)?;
         let revision = log.revision + u64::from(settings != log.settings);
         let topic = Topic { settings, revision, ..log.topic() };
         if intent == Intent::Apply {
             log.settings = topic.settings.clone();
             log.revision = revision;
+            self.limited |= !topic.settings.retention.keeps_all();
         }
         Ok(topic)
+    }
+
+    /// Drops the messages before `before`.
+    pub(super) fn purge(&mut self, name: &Name, before: Start, intent: Intent) -> Result<Purged> {
+        let log = self.log_mut(name)?;
+        let (next, last) = (log.resolve(before), log.last());
+        if next > last + 1 {
+            return Err(Error::BeyondEnd { topic: name.clone(), offset: next, last });
+        }
+        let purged = Purged { first: next, messages: next - log.first() };
+        if intent == Intent::Apply {
+            log.drop_before(next);
+            self.skip_dropped();
+        }
+        Ok(purged)
+    }
+
+    /// Drops what topics need not keep.
+    pub(super) fn retain(&mut self) {
+        if !self.limited {
+            return;
+        }
+        for log in self.topics.values_mut() {
+            let of_it =
+                self.subscriptions.values().filter(|queue| queue.subscription.settings.topic == log.name);
+            log.retain(of_it.map(Queue::floor).min(), Timestamp::now());
+        }
+        self.skip_dropped();
+    }
+
+    fn skip_dropped(&mut self) {
+        for queue in self.subscriptions.values_mut() {
+            queue.skip_before(self.topics[&queue.subscription.settings.topic].first());
+        }
     }
 
     pub(super) fn delete_topic(&mut self, name: &Name, expected: Option<u64>) -> Result<()> {
@@ -259,6 +302,11 @@ fn entries<'a, T>(all: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<I
     let from = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let matching = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
     all.range::<Name, _>((from, Bound::Unbounded)).filter(move |(name, _)| matching(name)).map(|(_, it)| it)
+}
+
+fn check_settings(topic: &Name, settings: &TopicSettings) -> Result<()> {
+    let contradiction = |reason| Err(Error::Contradiction { topic: topic.clone(), reason });
+    settings.contradiction().map_or(Ok(()), contradiction)
 }
 
 fn check_revision(name: &Name, actual: u64, expected: Option<u64>) -> Result<()> {

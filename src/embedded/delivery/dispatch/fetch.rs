@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
+use super::settle::Ranges;
 use super::{Dispatcher, READ_RETRY};
+use crate::embedded::log::reader::ReadBatch;
 use crate::engine::{Error, ReadLimit, Result};
 use crate::model::limits::MAX_BATCH_MESSAGES;
 use crate::model::{Offset, StoredMessage};
@@ -16,9 +20,9 @@ const READ_AHEAD_BELOW: usize = MAX_BATCH_MESSAGES / 2;
 /// What is being read from disk.
 pub(super) enum Fetched {
     /// Messages never handed out, from this offset on.
-    New(Offset, Result<Vec<StoredMessage>>),
+    New(Offset, Result<ReadBatch>),
     /// Messages to be handed out again, from this offset on.
-    Again(Offset, Result<Vec<StoredMessage>>),
+    Again(Offset, Result<ReadBatch>),
 }
 
 impl Dispatcher {
@@ -64,9 +68,9 @@ impl Dispatcher {
 
     /// The first message from the cursor on that was never handed out.
     pub(super) fn next_new(&self) -> Offset {
-        let mut from = self.leases.cursor();
+        let mut from = self.leases.progress().next_unsettled(self.leases.cursor());
         while !self.leases.is_new(from) {
-            from += 1;
+            from = self.leases.progress().next_unsettled(from + 1);
         }
         from
     }
@@ -110,17 +114,19 @@ impl Dispatcher {
         };
         self.used = Instant::now();
         match read {
-            Ok(messages) if is_new => {
+            Ok(batch) if is_new => {
                 let expected = self.ready.back().map_or_else(|| self.next_new(), |last| last.offset + 1);
                 // Never leave out what lies between.
                 if from <= expected {
-                    self.ready.extend(messages);
+                    self.skip_gone(from, &batch);
+                    self.ready.extend(batch.messages);
                 }
             }
             // Whatever else came along is kept only if it is waiting too.
-            Ok(messages) => {
+            Ok(batch) => {
+                self.skip_gone(from, &batch);
                 let leases = &self.leases;
-                let waiting = messages.into_iter().filter(|message| leases.is_waiting(message.offset));
+                let waiting = batch.messages.into_iter().filter(|message| leases.is_waiting(message.offset));
                 self.again = waiting.map(|message| (message.offset, message)).collect();
             }
             Err(Error::Damaged { first, last, .. }) => self.skip_damaged(first, last),
@@ -128,6 +134,40 @@ impl Dispatcher {
                 tracing::error!(subscription = %self.subject.name, from, %error, "could not read; trying again");
                 self.read_again = Some(Instant::now() + READ_RETRY);
             }
+        }
+    }
+
+    /// Settles what is not there any more among what was read.
+    fn skip_gone(&mut self, mut from: Offset, batch: &ReadBatch) {
+        let mut gone = Ranges::default();
+        for message in &batch.messages {
+            if from < message.offset {
+                gone.add(from, message.offset - 1);
+            }
+            from = message.offset + 1;
+        }
+        if from < batch.next {
+            gone.add(from, batch.next - 1);
+        }
+        self.skip(gone);
+    }
+
+    /// Settles the messages that were dropped from the topic.
+    pub(super) fn skip_dropped(&mut self) {
+        let (floor, first) = (self.leases.progress().floor(), self.subject.topic.first());
+        if floor + 1 < first {
+            let mut dropped = Ranges::default();
+            dropped.add(floor + 1, first - 1);
+            self.skip(dropped);
+        }
+    }
+
+    fn skip(&mut self, ranges: Ranges) {
+        for &(first, last) in &ranges.0 {
+            self.leases.settle(first, last);
+        }
+        if !ranges.0.is_empty() {
+            self.commit(ranges.0, oneshot::channel().0);
         }
     }
 

@@ -240,6 +240,7 @@ impl Dispatcher {
             let now = Instant::now();
             // What is over is over before anybody asks about it.
             self.leases.expire(now);
+            self.skip_dropped();
             for event in events.drain(..) {
                 self.handle(event, now);
             }

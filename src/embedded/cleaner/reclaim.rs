@@ -1,0 +1,188 @@
+//! Frees the space of what is not needed any more, a segment at a time.
+//!
+//! A segment is dead when no topic has a message in it. Everything else that it says is told again at the
+//! end of the log before it goes, so that the log alone still gives the whole state. The messages that a
+//! mostly dead segment has left are moved first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{blocking, upkeep};
+use crate::embedded::Shared;
+use crate::embedded::log::index::Part;
+use crate::embedded::log::relocated::{Kept, Moved};
+use crate::embedded::log::writer::{Restated, Upkeep};
+use crate::embedded::topic::TopicHandle;
+use crate::engine::{Error, ReadLimit, Result};
+use crate::model::Offset;
+
+/// A segment with less than one part in so many left is cleaned.
+const MOSTLY_DEAD: u64 = 4;
+/// How much of a stretch is moved at once.
+const MOVE: ReadLimit = ReadLimit { messages: 10_000, bytes: 1 << 20 };
+/// Bytes moved in one pass at most.
+const MOVED_PER_PASS: u64 = 64 << 20;
+/// A pause after each move: at most about 50 MiB are moved in a second.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The active segment is ended early if it is mostly dead and has at least one part in so many of a full
+/// one's length.
+const ACTIVE_PART: u64 = 16;
+/// The same while nothing is written.
+const QUIET_PART: u64 = 2_048;
+/// About what it takes to tell of a topic or subscription again.
+const RESTATED_BYTES: u64 = 256;
+
+/// What is remembered from pass to pass.
+pub(super) struct Reclaim {
+    /// The length of a full segment.
+    segment_bytes: u64,
+    /// The length of the active segment at the last pass.
+    active_bytes: u64,
+}
+
+/// What a segment has left.
+#[derive(Default)]
+struct Left {
+    bytes: u64,
+    parts: Vec<(Arc<TopicHandle>, Part)>,
+}
+
+impl Reclaim {
+    pub(super) fn new(segment_bytes: u64) -> Self {
+        Self { segment_bytes, active_bytes: 0 }
+    }
+
+    pub(super) async fn pass(&mut self, engine: &Arc<Shared>) -> Result<()> {
+        let segments = engine.log.reader.segments();
+        let (left, active_left) = left(engine);
+        self.end_active(engine, active_left).await?;
+
+        let reader = Arc::clone(&engine.log.reader);
+        let sealed = segments.sealed();
+        let lengths = blocking(move || {
+            sealed.into_iter().map(|segment| Ok((segment, reader.segment_len(segment)?))).collect()
+        });
+        let lengths: Vec<(u64, u64)> = lengths.await?;
+        let mut moved = 0;
+        for (segment, length) in &lengths {
+            let Some(left) = left.get(segment).filter(|left| left.bytes * MOSTLY_DEAD < *length) else {
+                continue;
+            };
+            if moved + left.bytes > MOVED_PER_PASS && moved > 0 {
+                break;
+            }
+            moved += left.bytes;
+            match relocate(engine, left).await {
+                // Damage stays where it is, to be told of; and without space, nothing can be moved.
+                Err(Error::Damaged { .. } | Error::TopicDeleted(_) | Error::DiskFull { .. }) => {}
+                done => done?,
+            }
+        }
+        remove_dead(engine, &lengths).await
+    }
+
+    /// Ends the active segment if most of it is dead, so that it can be cleaned.
+    async fn end_active(&mut self, engine: &Shared, left: u64) -> Result<()> {
+        let bytes = engine.log.reader.segments().active_bytes();
+        let quiet = std::mem::replace(&mut self.active_bytes, bytes) == bytes;
+        let least = self.segment_bytes / if quiet { QUIET_PART } else { ACTIVE_PART };
+        if bytes > least && left * MOSTLY_DEAD < bytes {
+            upkeep(&engine.log, |reply| Upkeep::Roll { reply }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What each sealed segment has left, and how many bytes the active one.
+fn left(engine: &Shared) -> (BTreeMap<u64, Left>, u64) {
+    let mut left = BTreeMap::<u64, Left>::new();
+    let mut active = 0;
+    let active_segment = engine.log.reader.segments().active();
+    for topic in engine.catalog().topics.values() {
+        let (first, index) = (topic.first(), topic.index());
+        active += index.active().iter().map(|run| u64::from(run.bytes)).sum::<u64>();
+        for part in index.parts() {
+            let bytes = bytes_left(part, first);
+            if part.segment == active_segment {
+                active += bytes;
+                continue;
+            }
+            let segment = left.entry(part.segment).or_default();
+            segment.bytes += bytes;
+            segment.parts.push((Arc::clone(topic), part.clone()));
+        }
+    }
+    (left, active)
+}
+
+/// Bytes of a part's envelopes from `first` on, about.
+fn bytes_left(part: &Part, first: Offset) -> u64 {
+    let messages = part.last + 1 - part.first;
+    let gone = first.saturating_sub(part.first).min(messages);
+    let bytes = u128::from(part.bytes) * u128::from(messages - gone) / u128::from(messages);
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+/// Moves what a segment has left to the end of the log.
+async fn relocate(engine: &Shared, left: &Left) -> Result<()> {
+    for (topic, part) in &left.parts {
+        let mut first = part.first.max(topic.first());
+        while first <= part.last {
+            let limit = ReadLimit { messages: MOVE.messages.min(offsets(first, part.last)), ..MOVE };
+            let read = engine.log.reader.read(topic, first, limit).await?;
+            let last = (read.next - 1).min(part.last);
+            let of_part = read.messages.into_iter().filter(|message| message.offset <= last);
+            let kept: Vec<_> = of_part
+                .map(|message| Kept {
+                    offset: message.offset,
+                    time: message.publish_time,
+                    envelope: message.envelope.0,
+                })
+                .collect();
+            let time = kept.first().map_or(part.time, |kept| kept.time);
+            let moved = Moved { first, last, time, dropped: 0, kept };
+            let bytes = moved.kept.iter().map(Kept::written_size).sum();
+            let place = engine.log.place(bytes).await?;
+            let topic = Arc::clone(topic);
+            upkeep(&engine.log, |reply| Upkeep::Relocate { topic, moved, reply, _place: place }).await?;
+            first = last + 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+fn offsets(first: Offset, last: Offset) -> usize {
+    usize::try_from(last - first + 1).unwrap_or(usize::MAX)
+}
+
+/// Removes the segments in which no topic has a message.
+async fn remove_dead(engine: &Shared, sealed: &[(u64, u64)]) -> Result<()> {
+    let (left, _) = left(engine);
+    let segments = engine.log.reader.segments();
+    let is_dead = |segment| !left.contains_key(segment) && !segments.is_damaged(*segment);
+    let dead: Vec<_> = sealed.iter().filter(|(segment, _)| is_dead(segment)).collect();
+    let freed: u64 = dead.iter().map(|(_, length)| length).sum();
+    let state = {
+        let catalog = engine.catalog();
+        (catalog.topics.len() + catalog.subscriptions.len()) as u64 * RESTATED_BYTES
+    };
+    // Not worth writing more than it frees.
+    if dead.is_empty() || freed < state {
+        return Ok(());
+    }
+    let (mut since, mut after) = (None, 0);
+    loop {
+        let Restated { sequence, last } =
+            upkeep(&engine.log, |reply| Upkeep::Restate { after, reply }).await?;
+        since.get_or_insert(sequence);
+        let Some(last) = last else { break };
+        after = last;
+    }
+    let range = |&&(segment, _): &&(u64, u64)| Some((segment, segments.after(segment)?));
+    let segments: Vec<_> = dead.iter().filter_map(range).collect();
+    tracing::info!(segments = segments.len(), bytes = freed, "removing segments of which nothing is needed");
+    let since = since.expect("asked at least once");
+    upkeep(&engine.log, |reply| Upkeep::Remove { since, segments, reply }).await
+}

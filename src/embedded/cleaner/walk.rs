@@ -1,0 +1,91 @@
+//! A walk over what a topic holds, from its oldest message on, by what the index knows of it.
+
+use std::io;
+
+use crate::embedded::log::index::{Part, PartId, Run};
+use crate::embedded::log::reader::Reader;
+use crate::embedded::topic::TopicHandle;
+use crate::model::{Offset, Timestamp};
+
+/// How far to walk.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Until {
+    /// To this message.
+    Offset(Offset),
+    /// Until so many bytes of envelopes were passed.
+    Bytes(u64),
+    /// To the messages published at this time.
+    Time(Timestamp),
+}
+
+/// Where a walk has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// The message that is next.
+    pub(super) next: Offset,
+    /// Bytes of the envelopes before it. Those of messages that were written together are taken to be of
+    /// one size.
+    pub(super) bytes: u64,
+}
+
+/// Walks over a topic. May read indexes from the disk.
+pub(super) fn walk(reader: &Reader, topic: &TopicHandle, until: Until) -> io::Result<Passed> {
+    let (parts, active) = {
+        let index = topic.index();
+        (index.parts().to_vec(), index.active().to_vec())
+    };
+    let mut walk = Walk { passed: Passed { next: topic.first(), bytes: 0 }, until };
+    for (at, part) in parts.iter().enumerate() {
+        let following = parts.get(at + 1).map(|part| part.time).or(active.first().map(|run| run.time));
+        if walk.pass_part(part, following) {
+            continue;
+        }
+        let runs = match &part.runs {
+            Some(runs) => runs.clone(),
+            None => reader.part_runs(topic, PartId { segment: part.segment, first: part.first })?,
+        };
+        if !runs.iter().all(|run| walk.pass_run(run)) {
+            return Ok(walk.passed);
+        }
+    }
+    let _ = active.iter().all(|run| walk.pass_run(run));
+    Ok(walk.passed)
+}
+
+struct Walk {
+    passed: Passed,
+    until: Until,
+}
+
+impl Walk {
+    /// Passes all of a part, if it can be told without looking into it. `following` is when what comes after
+    /// it began to be published.
+    fn pass_part(&mut self, part: &Part, following: Option<Timestamp>) -> bool {
+        let passes = match self.until {
+            Until::Offset(offset) => part.last < offset,
+            Until::Bytes(bytes) => self.passed.bytes + part.bytes < bytes,
+            Until::Time(time) => following.is_some_and(|following| following <= time),
+        };
+        // The first part may have lost some of its messages already, of which only its runs tell.
+        let whole = passes && part.first >= self.passed.next;
+        if whole {
+            self.passed = Passed { next: part.last + 1, bytes: self.passed.bytes + part.bytes };
+        }
+        whole
+    }
+
+    /// Passes a run, or as much of it as is to be passed. Says whether to go on.
+    fn pass_run(&mut self, run: &Run) -> bool {
+        let next = match self.until {
+            Until::Offset(offset) => offset.min(run.last + 1),
+            Until::Bytes(bytes) if self.passed.bytes >= bytes => return false,
+            Until::Time(time) if run.time >= time => return false,
+            Until::Bytes(_) | Until::Time(_) => run.last + 1,
+        };
+        if next > self.passed.next {
+            let bytes = run.bytes_below(next) - run.bytes_below(self.passed.next);
+            self.passed = Passed { next, bytes: self.passed.bytes + bytes };
+        }
+        next > run.last
+    }
+}

@@ -1,0 +1,211 @@
+//! What keeps the log from growing for ever: messages dropped, moved, and segments let go.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BufMut;
+use prost::Message as _;
+use tokio::sync::oneshot;
+
+use super::{Batch, Pending, Writer};
+use crate::embedded::log::Place;
+use crate::embedded::log::format::{self, RecordKind, SEGMENT_HEADER, Sweep, Trim};
+use crate::embedded::log::index::Run;
+use crate::embedded::log::relocated::{Moved, Relocated};
+use crate::embedded::stored::{StoredSubscription, StoredTopic};
+use crate::embedded::topic::TopicHandle;
+use crate::engine::{Error, Result};
+
+/// About how much of the state is told in one transaction, so that publishing never waits long for it.
+const RESTATE_BYTES: usize = 256 << 10;
+
+/// What the writer is asked to do to the log. The answer comes when it is durable.
+pub(crate) enum Upkeep {
+    /// Drop the oldest messages of topics.
+    Trim {
+        /// Which.
+        trims: Vec<(Arc<TopicHandle>, Trim)>,
+        /// Says that it is durable.
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Write what is left of a stretch of a topic again, at the end of the log.
+    Relocate {
+        /// The topic.
+        topic: Arc<TopicHandle>,
+        /// The stretch.
+        moved: Moved,
+        /// Says that it is durable.
+        reply: oneshot::Sender<Result<()>>,
+        /// The operation's place in the queue, given back when it is done.
+        _place: Place,
+    },
+    /// Tell of some of the topics and subscriptions again.
+    Restate {
+        /// Those with a higher number than this.
+        after: u64,
+        /// Says how far it got.
+        reply: oneshot::Sender<Result<Restated>>,
+    },
+    /// Note that segments go, now that everything was told again.
+    Remove {
+        /// The first frame in which something was.
+        since: u64,
+        /// The first sequence number of each segment, and of the one after.
+        segments: Vec<(u64, u64)>,
+        /// Says that it is durable.
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Begin the next segment, so that this one can be cleaned.
+    Roll {
+        /// Says that it was done.
+        reply: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// How far the state was told again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Restated {
+    /// The frame in which it was.
+    pub(crate) sequence: u64,
+    /// The highest number in it; `None` if there was nothing more to tell.
+    pub(crate) last: Option<u64>,
+}
+
+impl Writer {
+    pub(super) fn add_upkeep(&mut self, batch: &mut Batch, upkeep: Upkeep) -> io::Result<()> {
+        match upkeep {
+            Upkeep::Trim { trims, reply } => self.trim(batch, trims, reply),
+            Upkeep::Relocate { topic, moved, reply, _place } => self.relocate(batch, topic, &moved, reply),
+            Upkeep::Restate { after, reply } => self.restate(batch, after, reply),
+            Upkeep::Remove { since, segments, reply } => self.remove(batch, since, &segments, reply),
+            Upkeep::Roll { reply } => {
+                self.flush(std::mem::take(batch))?;
+                if self.parts.end.position > SEGMENT_HEADER as u64 {
+                    self.roll()?;
+                }
+                let _ = reply.send(Ok(()));
+                Ok(())
+            }
+        }
+    }
+
+    fn trim(
+        &mut self,
+        batch: &mut Batch,
+        trims: Vec<(Arc<TopicHandle>, Trim)>,
+        reply: oneshot::Sender<Result<()>>,
+    ) -> io::Result<()> {
+        self.frame(batch, 32 * trims.len(), |payload| {
+            for (_, trim) in &trims {
+                format::write_record(payload, RecordKind::Trim, |body| trim.write(body));
+            }
+        })?;
+        for (_, trim) in &trims {
+            self.parts.state.trim(*trim);
+        }
+        batch.pending.push(Pending::Trim { trims, reply });
+        Ok(())
+    }
+
+    fn relocate(
+        &mut self,
+        batch: &mut Batch,
+        topic: Arc<TopicHandle>,
+        moved: &Moved,
+        reply: oneshot::Sender<Result<()>>,
+    ) -> io::Result<()> {
+        let refused = if topic.is_deleted() {
+            Err(Error::TopicNotFound(topic.name.clone()))
+        } else {
+            self.check_space()
+        };
+        if let Err(error) = refused {
+            let _ = reply.send(Err(error));
+            return Ok(());
+        }
+        let (position, length) = self.frame(batch, Relocated::written_size(moved), |payload| {
+            format::write_record(payload, RecordKind::Relocated, |body| {
+                Relocated::write(body, topic.id, moved);
+            });
+        })?;
+        self.parts.state.relocate(topic.id, moved.last, moved.dropped);
+        let bytes = moved.kept.iter().map(|kept| kept.envelope.len()).sum::<usize>();
+        let run = Run {
+            first: moved.first,
+            last: moved.last,
+            time: moved.time,
+            position,
+            length,
+            bytes: u32::try_from(bytes).expect("a relocation is limited in bytes"),
+        };
+        batch.pending.push(Pending::Relocate { topic, run, dropped: moved.dropped, reply });
+        Ok(())
+    }
+
+    fn restate(
+        &mut self,
+        batch: &mut Batch,
+        after: u64,
+        reply: oneshot::Sender<Result<Restated>>,
+    ) -> io::Result<()> {
+        let (records, size) = self.records_after(after);
+        let sequence = self.parts.end.sequence;
+        let Some(&(last, ..)) = records.last() else {
+            let _ = reply.send(Ok(Restated { sequence, last: None }));
+            return Ok(());
+        };
+        self.frame(batch, size, |payload| {
+            for (_, kind, body) in &records {
+                format::write_record(payload, *kind, |out| out.put_slice(body));
+            }
+        })?;
+        batch.pending.push(Pending::Restate { restated: Restated { sequence, last: Some(last) }, reply });
+        Ok(())
+    }
+
+    /// The state of the topics and subscriptions with the lowest numbers above `after`, in order, and
+    /// about how many bytes that is.
+    fn records_after(&self, after: u64) -> (Vec<(u64, RecordKind, Vec<u8>)>, usize) {
+        let state = &self.parts.state;
+        let mut topics = state.topics.range(after + 1..).peekable();
+        let mut subscriptions = state.subscriptions.range(after + 1..).peekable();
+        let (mut records, mut size) = (Vec::new(), 0);
+        while size < RESTATE_BYTES {
+            let next_topic = topics.peek().map_or(u64::MAX, |(id, _)| **id);
+            let next_subscription = subscriptions.peek().map_or(u64::MAX, |(id, _)| **id);
+            let record = if next_topic < next_subscription {
+                let Some((id, topic)) = topics.next() else { break };
+                (*id, RecordKind::TopicState, StoredTopic::from(topic).encode_to_vec())
+            } else {
+                let Some((id, subscription)) = subscriptions.next() else { break };
+                let stored = StoredSubscription::from(subscription);
+                (*id, RecordKind::SubscriptionState, stored.encode_to_vec())
+            };
+            size += 8 + record.2.len();
+            records.push(record);
+        }
+        (records, size)
+    }
+
+    fn remove(
+        &mut self,
+        batch: &mut Batch,
+        since: u64,
+        segments: &[(u64, u64)],
+        reply: oneshot::Sender<Result<()>>,
+    ) -> io::Result<()> {
+        let mut removed = self.parts.state.removed.clone();
+        removed.add(segments);
+        let sweep = Sweep { since, last_id: self.parts.state.last_id };
+        // All of them: the records of earlier ones may be in these segments.
+        let all = removed.segments();
+        self.frame(batch, 32 + 16 * all.len(), |payload| {
+            format::write_record(payload, RecordKind::Sweep, |body| sweep.write(body));
+            format::write_record(payload, RecordKind::Removed, |body| format::write_removed(body, &all));
+        })?;
+        self.parts.state.removed = removed;
+        let segments = segments.iter().map(|&(first, _)| first).collect();
+        batch.pending.push(Pending::Remove { segments, reply });
+        Ok(())
+    }
+}
