@@ -182,6 +182,15 @@ fn topics_and_subscriptions_come_and_go() {
     let described = server.ok(&["sub", "describe", "mail"]);
     assert!(described.contains("5 attempts, 1s to 10m apart, then to other"), "{described}");
 
+    let kept = ["--max-age", "7days", "--max-bytes", "1GiB", "--delete-acked"];
+    server.ok(&[&["topic", "create", "kept"][..], &kept].concat());
+    let kept = &server.json(&["topic", "describe", "kept"])[0]["retention"];
+    assert_eq!((&kept["max_age"], &kept["max_bytes"]), (&"7days".into(), &(1u64 << 30).into()));
+    server.ok(&["publish", "kept", "a", "b", "c"]);
+    let purged = &server.json(&["topic", "purge", "kept", "--before", "3", "--dry-run"])[0];
+    assert_eq!((&purged["purged_messages"], &purged["first_offset"]), (&2.into(), &3.into()));
+    server.ok(&["topic", "purge", "kept", "--before", "3"]);
+    assert_eq!(server.data("kept"), ["c"]);
     let error = server.run(&["topic", "rm", "orders.eu"], "").fails(1);
     assert!(error.contains("billing"), "{error}");
     server.ok(&["sub", "rm", "billing"]);

@@ -87,11 +87,11 @@ impl TopicService for Topics {
         &self,
         request: Request<v1::PurgeTopicRequest>,
     ) -> Result<Response<v1::PurgeTopicResponse>, Status> {
-        let v1::PurgeTopicRequest { topic, before, validate_only } = request.into_inner();
+        let v1::PurgeTopicRequest { topic, position, validate_only } = request.into_inner();
         let (name, before) = check(|violations| {
             let name = violations.name("topic", &topic);
-            let before = violations.required("before", before)?;
-            let before = violations.start("before", Some(before), Start::Earliest);
+            let position = violations.required("position", position)?;
+            let before = violations.start("position", Some(position), Start::Earliest);
             Some((name?, before?))
         })?;
         let purged = self.0.engine.purge(&name, before, intent(validate_only)).await?;

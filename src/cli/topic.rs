@@ -137,7 +137,7 @@ pub(super) async fn get(channel: Channel, topic: String, context: &Context) -> R
 async fn purge(args: PurgeArgs, context: &Context) -> Result<(), Error> {
     let PurgeArgs { name, before, dry_run } = args;
     let mut client = TopicServiceClient::new(context.connect().await?);
-    let request = PurgeTopicRequest { topic: name.clone(), before: Some(before), validate_only: dry_run };
+    let request = PurgeTopicRequest { topic: name.clone(), position: Some(before), validate_only: dry_run };
     let purged = client.purge_topic(context.request(request)).await?.into_inner();
     let (messages, first) = (purged.purged_messages, purged.first_offset);
     let shown = serde_json::json!({

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 
 use columba::proto::admin::GetServerInfoRequest;
+use columba::proto::v1::start_position::Position;
 use columba::proto::v1::{
-    CreateTopicRequest, DeleteTopicRequest, Durability, GetTopicRequest, ListTopicsRequest, Topic,
-    UpdateTopicRequest,
+    CreateTopicRequest, DeleteTopicRequest, Durability, GetTopicRequest, Latest, ListTopicsRequest,
+    PurgeTopicRequest, RetentionPolicy, StartPosition, Topic, UpdateTopicRequest,
 };
 use prost_types::FieldMask;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::common::{TestServer, assert_refused, bad_fields};
+use crate::common::{TestServer, assert_refused, bad_fields, within};
 
 fn create(topic: Topic) -> CreateTopicRequest {
     CreateTopicRequest { topic: Some(topic), validate_only: false }
@@ -204,4 +205,75 @@ async fn the_server_says_what_it_is() {
     assert!(!info.engine.is_empty() && info.start_time.is_some() && info.capabilities.is_some());
     let limits = info.limits.unwrap();
     assert_eq!((limits.max_publish_messages, limits.max_ack_ids), (10_000, 10_000));
+}
+
+#[tokio::test]
+async fn a_topic_keeps_what_its_retention_says() {
+    let server = TestServer::start().await;
+    let mut topics = server.topics();
+    let age = Some(prost_types::Duration { seconds: 3_600, nanos: 0 });
+    let policy = RetentionPolicy { max_age: age, max_messages: 2, ..RetentionPolicy::default() };
+    let request = create(Topic { retention: Some(policy), ..named("orders") });
+    let created = topics.create_topic(request.clone()).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!(created.retention, Some(policy));
+    topics.create_topic(request).await.unwrap();
+    server.publish("orders", &["a", "b", "c"]).await;
+    let first = async {
+        loop {
+            let request = GetTopicRequest { topic: "orders".into() };
+            let topic = topics.get_topic(request).await.unwrap().into_inner().topic.unwrap();
+            if topic.first_offset > 1 {
+                return topic.first_offset;
+            }
+        }
+    };
+    assert_eq!(within(first).await, 2);
+    let unlimited = update(named("orders"), &["retention"]);
+    let changed = topics.update_topic(unlimited).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!(changed.retention, None);
+}
+
+#[tokio::test]
+async fn bad_retention_is_refused() {
+    let server = TestServer::start().await;
+    let mut topics = server.topics();
+    let age = Some(prost_types::Duration { seconds: 0, nanos: 999_999_999 });
+    let policy = RetentionPolicy { max_age: age, ..RetentionPolicy::default() };
+    let request = create(Topic { retention: Some(policy), ..named("orders") });
+    let status =
+        assert_refused(topics.create_topic(request).await, Code::InvalidArgument, "INVALID_DURATION");
+    assert_eq!(bad_fields(&status), ["topic.retention.max_age"]);
+
+    let policy = RetentionPolicy { max_bytes: 1_000, ..RetentionPolicy::default() };
+    let request = create(Topic { retention: Some(policy), ..named("orders") });
+    let refused = topics.create_topic(request).await;
+    let status = assert_refused(refused, Code::InvalidArgument, "CONTRADICTORY_SETTINGS");
+    assert!(status.message().contains("retention.max_bytes is 1000"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_purge_drops_what_came_before() {
+    let server = TestServer::start().await;
+    server.create_topic("orders").await;
+    server.publish("orders", &["a", "b", "c"]).await;
+    let mut topics = server.topics();
+    let purge = |topic: &str, position| PurgeTopicRequest {
+        topic: topic.into(),
+        position: Some(StartPosition { position: Some(position) }),
+        validate_only: false,
+    };
+    let dry = PurgeTopicRequest { validate_only: true, ..purge("orders", Position::Latest(Latest {})) };
+    let shown = topics.purge_topic(dry).await.unwrap().into_inner();
+    assert_eq!((shown.first_offset, shown.purged_messages), (4, 3));
+    let purged = topics.purge_topic(purge("orders", Position::Offset(3))).await.unwrap().into_inner();
+    assert_eq!((purged.first_offset, purged.purged_messages), (3, 2));
+
+    let refused = topics.purge_topic(purge("orders", Position::Offset(5))).await;
+    let status = assert_refused(refused, Code::InvalidArgument, "OFFSET_BEYOND_END");
+    assert_eq!(bad_fields(&status), ["position.offset"]);
+    let refused =
+        topics.purge_topic(PurgeTopicRequest { topic: "orders".into(), ..Default::default() }).await;
+    assert_eq!(bad_fields(&assert_refused(refused, Code::InvalidArgument, "REQUIRED")), ["position"]);
+    let refused = topics.purge_topic(purge("others", Position::Offset(1))).await;
+    assert_refused(refused, Code::NotFound, "TOPIC_NOT_FOUND");
 }
