@@ -62,6 +62,24 @@ fn read(violations: &mut Violations, request: v1::PublishRequest) -> Option<(Nam
         let description = format!("has {bytes} bytes in all; send at most {MAX_PUBLISH_BYTES} at once");
         violations.add("messages", "TOO_MANY_BYTES", description);
     }
-    let messages = request.messages.into_iter().map(Envelope).collect();
-    Some((topic?, messages, Terms { durability, expected_last: request.expected_last_offset }))
+    let messages: Vec<_> = request.messages.into_iter().map(Envelope).collect();
+    if request.expected_key_offset.is_some() {
+        check_keys(violations, &messages);
+    }
+    let (expected_last, expected_key) = (request.expected_last_offset, request.expected_key_offset);
+    Some((topic?, messages, Terms { durability, expected_last, expected_key }))
+}
+
+/// All messages must have one key for something to be expected of it.
+fn check_keys(violations: &mut Violations, messages: &[Envelope]) {
+    let key = messages.first().map_or("", |message| message.header().key);
+    if key.is_empty() {
+        let description = "is set, but messages[0] has no key; give all messages the key that is meant";
+        violations.add("expected_key_offset", "KEY_REQUIRED", description);
+    } else if let Some(at) = messages.iter().position(|message| message.header().key != key) {
+        let description = format!(
+            "is set, but messages[{at}] has another key than messages[0]; publish each key on its own"
+        );
+        violations.add("expected_key_offset", "KEYS_DIFFER", description);
+    }
 }

@@ -8,6 +8,8 @@ use prost::Message as _;
 use super::attempts::Attempts;
 use super::log::format::{LogId, u32_at};
 use super::log::fs::{Fs, read, write_atomically};
+use super::names::Names;
+use super::names::stored::StoredNames;
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
 use super::state::{State, SubscriptionState, TopicState};
@@ -35,6 +37,8 @@ struct Stored {
     /// The log that it is of.
     #[prost(bytes = "vec", tag = "5")]
     log: Vec<u8>,
+    #[prost(message, repeated, tag = "6")]
+    names: Vec<StoredNames>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -83,7 +87,10 @@ pub(crate) fn encode(log: LogId, state: &State, sequence: u64) -> Vec<u8> {
         handed: subscription.attempts.handed(),
         again: subscription.attempts.again().flat_map(|(offset, count)| [offset, count.into()]).collect(),
     });
+    let remembered = state.names.topics().filter(|(_, names)| !names.is_empty());
+    let names = remembered.map(|(topic, names)| StoredNames::new(topic, &names.ids, names.keys.as_ref()));
     let stored = Stored {
+        names: names.collect(),
         sequence,
         last_id: state.last_id,
         topics: topics.collect(),
@@ -105,6 +112,7 @@ fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
         return None;
     }
     let stored = Stored::decode(body).ok().filter(|stored| stored.log == log.0)?;
+    let names = decode_names(&stored.topics, &stored.names)?;
     let topics = stored.topics.into_iter().map(|topic| {
         let state = TopicState {
             record: topic.record,
@@ -126,9 +134,27 @@ fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
         let StoredSubscription { record, epoch, .. } = subscription;
         (record.id, SubscriptionState { record, progress, epoch, attempts })
     });
-    let state =
-        State { topics: topics.collect(), subscriptions: subscriptions.collect(), last_id: stored.last_id };
+    let state = State {
+        topics: topics.collect(),
+        subscriptions: subscriptions.collect(),
+        last_id: stored.last_id,
+        names,
+    };
     Some((state, stored.sequence))
+}
+
+/// What is remembered of the topics' messages. A checkpoint of a version that did not remember any has
+/// nothing of a topic; an index cannot have been asked for then.
+fn decode_names(topics: &[StoredTopic], stored: &[StoredNames]) -> Option<Names> {
+    let mut names = Names::default();
+    for StoredTopic { record, next, .. } in topics {
+        names.configure(record.id, record.dedupe_window(), record.key_index, *next);
+    }
+    for topic in stored {
+        let (ids, keys) = topic.decode()?;
+        names.restore(topic.topic, ids, keys);
+    }
+    Some(names)
 }
 
 /// Stores a checkpoint and removes all but it and those just before it. Later ones than the newest are

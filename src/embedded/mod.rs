@@ -9,6 +9,7 @@ mod checkpoint;
 mod delivery;
 mod identity;
 mod log;
+mod names;
 mod open;
 mod progress;
 mod records;

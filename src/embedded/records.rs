@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::model::limits::DEFAULT_DEDUPE_WINDOW;
 use crate::model::{
     Backoff, Durability, Mode, Name, RetryPolicy, Start, Subscription, SubscriptionSettings, Timestamp,
     Topic, TopicSettings,
@@ -29,6 +30,11 @@ pub(crate) struct TopicRecord {
     pub(crate) durability: u32,
     #[prost(uint32, tag = "7")]
     pub(crate) max_message_bytes: u32,
+    /// 0: ids are not remembered. Unset, by versions that knew of no window: the default.
+    #[prost(uint64, optional, tag = "8")]
+    pub(crate) dedupe_window_micros: Option<u64>,
+    #[prost(bool, tag = "20")]
+    pub(crate) key_index: bool,
 }
 
 /// A subscription as stored.
@@ -96,6 +102,12 @@ impl TopicRecord {
             Durability::Fsynced => 2,
         };
         self.max_message_bytes = settings.max_message_bytes;
+        self.dedupe_window_micros = Some(micros(settings.dedupe_window));
+        self.key_index = settings.key_index;
+    }
+
+    pub(crate) fn dedupe_window(&self) -> Duration {
+        self.dedupe_window_micros.map_or(DEFAULT_DEDUPE_WINDOW, Duration::from_micros)
     }
 
     pub(crate) fn durability(&self) -> Durability {
@@ -107,6 +119,8 @@ impl TopicRecord {
             labels: self.labels.clone(),
             durability: self.durability(),
             max_message_bytes: self.max_message_bytes,
+            dedupe_window: self.dedupe_window(),
+            key_index: self.key_index,
         }
     }
 

@@ -7,6 +7,7 @@ use prost::Message as _;
 
 use super::attempts::Attempts;
 use super::log::format::{Publish, RawRecord, RecordKind, Seek, read_hand, read_settle};
+use super::names::{Marker, Names};
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
 use crate::model::{Offset, Timestamp};
@@ -20,6 +21,8 @@ pub(crate) struct State {
     pub(crate) subscriptions: BTreeMap<u64, SubscriptionState>,
     /// The highest number given to a topic or subscription; none is used twice.
     pub(crate) last_id: u64,
+    /// Ids and keys of messages.
+    pub(crate) names: Names,
 }
 
 /// Where a topic stands.
@@ -106,9 +109,14 @@ fn read_id(body: &[u8]) -> Option<u64> {
 impl State {
     /// Applies one record, written at `time`. Total: a record about something that does not exist
     /// changes nothing, because the record that made it may be in a damaged part of the log.
-    pub(crate) fn apply(&mut self, record: &Record, time: Timestamp) {
+    pub(crate) fn apply(&mut self, record: &Record, time: Timestamp, marker: Marker) {
         match record {
             Record::Publish(publish) => {
+                self.notice_gap(publish.topic, publish.first);
+                if self.names.wants(publish.topic) {
+                    let marks = publish.envelopes().map(|(_, envelope)| marker.mark(&envelope));
+                    self.names.remember(publish.topic, publish.first, marks, time);
+                }
                 let bytes = publish.messages.len() as u64 - 4 * u64::from(publish.count);
                 self.append(publish.topic, publish.last(), bytes, time);
             }
@@ -119,6 +127,7 @@ impl State {
             Record::DeleteTopic(id) => {
                 self.last_id = self.last_id.max(*id);
                 self.topics.remove(id);
+                self.names.remove(*id);
             }
             Record::PutSubscription(record) => self.put_subscription(record.clone()),
             Record::DeleteSubscription(id) => {
@@ -144,6 +153,13 @@ impl State {
         }
     }
 
+    /// Messages of a topic that come before `first` may be lost.
+    fn notice_gap(&mut self, topic: u64, first: Offset) {
+        if self.topics.get(&topic).is_some_and(|topic| topic.next < first) {
+            self.names.lose(topic);
+        }
+    }
+
     /// Messages were settled. Returns what the subscription has settled now.
     pub(crate) fn settle(&mut self, id: u64, ranges: &[(Offset, Offset)]) -> Option<&Progress> {
         self.last_id = self.last_id.max(id);
@@ -153,8 +169,11 @@ impl State {
             subscription.attempts.forget(first, last);
             // A settled message existed, even if damage took the record of it: its offset must not
             // be given out again.
-            if let Some(topic) = self.topics.get_mut(&subscription.record.topic) {
-                topic.next = topic.next.max(last + 1);
+            if let Some(topic) = self.topics.get_mut(&subscription.record.topic)
+                && topic.next <= last
+            {
+                topic.next = last + 1;
+                self.names.lose(topic.record.id);
             }
         }
         Some(&subscription.progress)
@@ -183,6 +202,8 @@ impl State {
         let new = || TopicState { next: 1, ..TopicState::default() };
         let topic = self.topics.entry(record.id).or_insert_with(new);
         topic.record = record;
+        let TopicRecord { id, key_index, .. } = topic.record;
+        self.names.configure(id, topic.record.dedupe_window(), key_index, topic.next);
     }
 
     fn put_subscription(&mut self, record: SubscriptionRecord) {

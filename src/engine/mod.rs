@@ -80,6 +80,8 @@ pub struct TopicChange {
     pub durability: Option<Durability>,
     /// New limit; messages already stored are kept.
     pub max_message_bytes: Option<u32>,
+    /// New window for ids; zero forgets all of them. What was forgotten stays so in a longer one.
+    pub dedupe_window: Option<Duration>,
 }
 
 /// Which fields of a subscription's settings an update replaces.
@@ -104,6 +106,9 @@ pub struct Terms {
     pub durability: Option<Durability>,
     /// Only if the topic's last message has this offset; 0 for an empty topic.
     pub expected_last: Option<Offset>,
+    /// Only if the topic's last message with their key has this offset; 0 if none ever had it. All the
+    /// messages must have the same key, and not the empty one.
+    pub expected_key: Option<Offset>,
 }
 
 impl From<Durability> for Terms {
@@ -213,8 +218,16 @@ pub trait Engine: Send + Sync + 'static {
     /// of them is ever seen. Readers see a message once no crash
     /// can take it back, which may be after the receipt of a buffered one.
     ///
+    /// A message whose id another had that was published to the topic within its dedupe window before, or
+    /// that comes earlier in `messages`, is a duplicate: it is not stored, and the receipt tells where the
+    /// other is. The receipt of a duplicate comes when the other is as safe as the terms ask. Forgetting
+    /// goes by publish times, which never run backward.
+    ///
     /// With an expected last offset, they are stored only right after it, else [`Error::Moved`], whatever
-    /// else is submitted meanwhile.
+    /// else is submitted meanwhile; with an expected offset of their key, only if the last message with it
+    /// has that offset, else [`Error::KeyMoved`]. A topic without a key index is [`Error::NoKeyIndex`]; an
+    /// index that cannot tell, [`Error::KeyNotIndexed`]. If all messages are duplicates, nothing is expected:
+    /// what was accepted once is accepted again.
     ///
     /// Waits while the write queue is full; [`Error::Overloaded`] after a few seconds of that.
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt>;

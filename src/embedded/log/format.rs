@@ -21,7 +21,8 @@ pub(crate) const MAX_PAYLOAD: usize = 32 << 20;
 const SEGMENT_MAGIC: [u8; 8] = *b"COLUMBA\n";
 const FRAME_MAGIC: [u8; 4] = *b"CLBf";
 const CHECKSUM_AT: std::ops::Range<usize> = 12..16;
-const RECORD_HEADER: usize = 8;
+/// Size of a record's header.
+pub(crate) const RECORD_HEADER: usize = 8;
 
 /// Which log a file belongs to. Random, and part of every checksum: bytes of another log, or bytes
 /// that a client put into a message, never look like a frame of this one.

@@ -16,6 +16,7 @@ use super::segments::{self, Segments};
 use super::sidecar::{self, SegmentIndex, Source};
 use super::writer::LogEnd;
 use crate::embedded::checkpoint;
+use crate::embedded::names::Marker;
 use crate::embedded::state::{Record, State, UnknownRecord};
 
 /// The sequence number of a log's first frame.
@@ -319,7 +320,7 @@ impl Replay<'_> {
         }
         let payload = bytes.slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);
         for raw in records(payload).ok_or(UnknownRecord(0))? {
-            self.state.apply(&Record::read(&raw)?, frame.time);
+            self.state.apply(&Record::read(&raw)?, frame.time, Marker::new(self.log));
         }
         Ok(())
     }

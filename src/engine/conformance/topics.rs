@@ -14,7 +14,13 @@ fn labels(value: &str) -> BTreeMap<String, String> {
 
 /// Settings that differ from the defaults in everything.
 fn unusual() -> TopicSettings {
-    TopicSettings { labels: labels("blue"), durability: Durability::Buffered, max_message_bytes: 1_000 }
+    TopicSettings {
+        labels: labels("blue"),
+        durability: Durability::Buffered,
+        max_message_bytes: 1_000,
+        dedupe_window: Duration::from_secs(7),
+        key_index: true,
+    }
 }
 
 pub(crate) async fn create_returns_the_topic(harness: impl Harness) {
@@ -97,6 +103,7 @@ pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
         TopicChange { labels: Some(labels("red")), ..TopicChange::default() },
         TopicChange { durability: Some(Durability::Buffered), ..TopicChange::default() },
         TopicChange { max_message_bytes: Some(77), ..TopicChange::default() },
+        TopicChange { dedupe_window: Some(Duration::ZERO), ..TopicChange::default() },
     ];
     let mut expected = before.clone();
     for (change, revision) in all.into_iter().zip(2..) {
@@ -105,6 +112,7 @@ pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
         expected.settings.durability = change.durability.unwrap_or(expected.settings.durability);
         expected.settings.max_message_bytes =
             change.max_message_bytes.unwrap_or(expected.settings.max_message_bytes);
+        expected.settings.dedupe_window = change.dedupe_window.unwrap_or(expected.settings.dedupe_window);
         let changed = engine.update_topic(&topic(), change, None, Intent::Apply).await.unwrap();
         assert_eq!(changed, expected);
         assert_eq!(engine.topic(&topic()).await.unwrap(), expected);

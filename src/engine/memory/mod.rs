@@ -27,12 +27,12 @@ use super::{
     Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Offset, Receipt, Start, StoredMessage, Subscription,
-    SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
+    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
+    SubscriptionStats, Topic, TopicSettings,
 };
 
 /// Keeps everything in memory, and forgets it when dropped. Its receipts say
-/// [`Durability::Buffered`], whatever was asked for: it has no disk.
+/// [`Durability::Buffered`](crate::model::Durability::Buffered), whatever was asked for: it has no disk.
 #[derive(Default)]
 pub struct MemoryEngine(Arc<Shared>);
 
@@ -142,13 +142,7 @@ impl Engine for MemoryEngine {
     }
 
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
-        let receipt = self.0.change(|state| {
-            let log = state.log_mut(topic)?;
-            log.check_last(terms.expected_last)?;
-            let first = log.last() + 1;
-            log.append(messages)?;
-            Ok(Receipt { first, last: log.last(), durability: Durability::Buffered })
-        })?;
+        let receipt = self.0.change(|state| state.log_mut(topic)?.publish(messages, terms))?;
         Ok(Box::pin(std::future::ready(Ok(receipt))))
     }
 

@@ -83,11 +83,12 @@ impl State {
         settings.labels = change.labels.unwrap_or(settings.labels);
         settings.durability = change.durability.unwrap_or(settings.durability);
         settings.max_message_bytes = change.max_message_bytes.unwrap_or(settings.max_message_bytes);
+        settings.dedupe_window = change.dedupe_window.unwrap_or(settings.dedupe_window);
 
         let revision = log.revision + u64::from(settings != log.settings);
         let topic = Topic { settings, revision, ..log.topic() };
         if intent == Intent::Apply {
-            log.settings = topic.settings.clone();
+            log.set_settings(topic.settings.clone());
             log.revision = revision;
         }
         Ok(topic)
@@ -228,7 +229,7 @@ impl State {
             if let Some(topic) = settings.retry.dead_letter_topic.clone() {
                 let message = self.topics[&settings.topic].get(letter.offset).expect("it was delivered");
                 let marked = letter.mark(&message.envelope);
-                self.log_mut(&topic)?.append_any(vec![marked]);
+                self.log_mut(&topic)?.append(vec![marked]);
             }
         }
         Ok(())

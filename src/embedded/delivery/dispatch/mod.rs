@@ -23,7 +23,8 @@ use super::ack_id::Signer;
 use super::leases::{ConsumerId, Leases, Rules};
 use crate::embedded::attempts::Unwritten;
 use crate::embedded::log::format::Seek;
-use crate::embedded::log::{Log, Operation, Place, Settle};
+use crate::embedded::log::transaction::Settle;
+use crate::embedded::log::{Log, Operation, Place};
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
@@ -377,7 +378,7 @@ impl Dispatcher {
     /// Has the log remember what is settled.
     fn commit(&self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
         let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
-        let settle = Settle { subscription, ranges, committed };
+        let settle = Settle { subscription, ranges, committed, only_in: None };
         self.subject.log.submit(Operation::Settle { settle, reply });
     }
 
