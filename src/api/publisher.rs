@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::status::Refusal;
 use super::validate::{Violations, check};
 use super::wire::v1::{self, publisher_service_server::PublisherService};
-use super::{Context, convert, envelope, publish_stream};
+use super::{Context, commit, convert, envelope, publish_stream};
 use crate::engine::{Engine, PendingReceipt, Terms};
 use crate::model::limits::{MAX_PUBLISH_BYTES, MAX_PUBLISH_MESSAGES};
 use crate::model::{Envelope, Name};
@@ -21,6 +21,13 @@ impl PublisherService for Publisher {
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let receipt = submit(&*self.0.engine, request.into_inner()).await?.await?;
         Ok(Response::new(convert::receipt(receipt)))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<v1::CommitRequest>,
+    ) -> Result<Response<v1::CommitResponse>, Status> {
+        Ok(Response::new(commit::commit(&self.0, request.into_inner()).await?))
     }
 
     type PublishStreamStream = BoxStream<'static, Result<v1::PublishStreamResponse, Status>>;
@@ -42,7 +49,11 @@ pub(super) async fn submit(
     Ok(engine.submit(&topic, messages, terms).await?)
 }
 
-fn read(violations: &mut Violations, request: v1::PublishRequest) -> Option<(Name, Vec<Envelope>, Terms)> {
+/// Checks a publish.
+pub(super) fn read(
+    violations: &mut Violations,
+    request: v1::PublishRequest,
+) -> Option<(Name, Vec<Envelope>, Terms)> {
     let topic = violations.name("topic", &request.topic);
     let durability = violations.durability("durability", request.durability);
     match request.messages.len() {

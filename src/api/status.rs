@@ -180,7 +180,12 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             (detail, metadata)
         }
         E::InCommit { index, cause } => {
-            let (detail, mut metadata) = engine_detail(cause);
+            let (mut detail, mut metadata) = engine_detail(cause);
+            if let Detail::BadRequest(violations) = &mut detail {
+                for violation in violations {
+                    violation.field = format!("operations[{index}].publish.{}", violation.field);
+                }
+            }
             metadata.push(("operation", index.to_string()));
             (detail, metadata)
         }

@@ -40,6 +40,8 @@ pub struct Capabilities {
     pub persistent: bool,
     /// [`Mode::Exclusive`](crate::model::Mode::Exclusive) subscriptions keep the topic's order.
     pub exclusive: bool,
+    /// [`Engine::commit`] works.
+    pub commit: bool,
 }
 
 /// Whether a change is made, or only checked.
@@ -115,6 +117,36 @@ impl From<Durability> for Terms {
     fn from(durability: Durability) -> Self {
         Self { durability: Some(durability), ..Self::default() }
     }
+}
+
+/// Something to be done together with others, or not at all.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// Messages are published, as by [`Engine::submit`].
+    Publish {
+        /// The topic.
+        topic: Name,
+        /// The messages, at least one.
+        messages: Vec<Envelope>,
+        /// On which terms. What is expected is expected after the operations before this one.
+        terms: Terms,
+    },
+    /// Deliveries are done, as by [`Engine::settle`].
+    Ack {
+        /// The subscription that they came from.
+        subscription: Name,
+        /// Their ids.
+        ids: Vec<Bytes>,
+    },
+}
+
+/// What came of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Messages were published.
+    Published(Receipt),
+    /// Deliveries are settled, and so is every message at or below this offset.
+    Acked(Offset),
 }
 
 /// What a consumer reads.
@@ -231,6 +263,22 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// Waits while the write queue is full; [`Error::Overloaded`] after a few seconds of that.
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt>;
+
+    /// Does all of the operations or none, in one step that no reader and no crash can see half of.
+    /// Returns what came of each, in order, when all are as safe as the terms of any ask; with an ack among
+    /// them, when they are durable.
+    ///
+    /// The operations see what those before them have done: messages of one topic follow each other, and a
+    /// message can be a duplicate of an earlier operation's. Duplicates are no error. If an operation
+    /// fails, nothing is done, and [`Error::InCommit`] tells which it was and why: as [`submit`](Self::submit)
+    /// would have failed, or [`Error::AckRefused`] for the first id without effect, if only because it is
+    /// there twice, or part of another commit on its way. The deliveries are then what they were before:
+    /// their leases did not end, unless their deadline or their consumer's end has come. Until it is
+    /// decided, nobody else gets or settles their messages.
+    ///
+    /// A seek or a deletion of a subscription comes before or after as a whole: if before, the acks have no
+    /// effect.
+    async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>>;
 
     /// Reads from `start` on, without side effects; empty at the end of the topic. If the first
     /// message asked for is damaged, [`Error::Damaged`] names the range; a later one ends the result.

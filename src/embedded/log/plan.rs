@@ -75,12 +75,11 @@ impl Plan<'_> {
                 continue;
             };
             let known = self.ids.get(&(topic, id)).copied();
-            match known.or_else(|| self.state.names.find_id(topic, id, self.now)) {
-                Some(offset) => duplicates.push(Duplicate { index, offset }),
-                None => {
-                    self.ids.insert((topic, id), next);
-                    next += 1;
-                }
+            if let Some(offset) = known.or_else(|| self.state.names.find_id(topic, id, self.now)) {
+                duplicates.push(Duplicate { index, offset });
+            } else {
+                self.ids.insert((topic, id), next);
+                next += 1;
             }
         }
         duplicates

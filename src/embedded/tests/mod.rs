@@ -1,5 +1,6 @@
 //! Tests of the engine as a whole, on a simulated disk.
 
+mod commits;
 mod conformance;
 mod crash;
 mod damage;
@@ -8,6 +9,7 @@ mod golden;
 mod idle;
 mod joining;
 mod leases;
+mod names;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,6 +12,7 @@
 //! ended is brought about with an extension by zero. No case is about speed.
 
 pub(crate) mod closing;
+pub(crate) mod commits;
 pub(crate) mod consuming;
 pub(crate) mod credit;
 pub(crate) mod dead_letters;
@@ -79,6 +80,14 @@ macro_rules! conformance_suite {
                 an_expected_offset_is_kept_to, without_an_index_nothing_is_expected,
                 an_accepted_request_is_accepted_again, of_many_that_expect_the_same_one_is_stored,
                 a_recreated_topic_starts_over, are_known_after_a_restart,
+            }
+            commits {
+                everything_happens, acks_or_publishes_alone_are_fine, an_operation_sees_those_before_it,
+                a_failed_expectation_undoes_all, an_unknown_name_undoes_all,
+                an_id_without_effect_undoes_all, duplicates_are_no_error,
+                of_commits_of_the_same_message_one_succeeds, acks_from_before_a_seek_undo_all,
+                a_seek_meanwhile_comes_before_or_after, durability_is_the_highest_asked_for,
+                what_was_committed_stays,
             }
             reading {
                 starts_where_asked, a_time_means_the_first_message_since, stops_at_the_limits,

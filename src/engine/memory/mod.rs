@@ -6,6 +6,7 @@
 //! everything, deletes nothing on its own, and its cost grows with the number of waiting consumers.
 
 mod ack_id;
+mod commit;
 mod consumer;
 mod log;
 mod queue;
@@ -23,8 +24,8 @@ use self::consumer::{Durable, Ephemeral};
 use self::queue::Room;
 use self::state::State;
 use super::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt,
+    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::{
     Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
@@ -112,7 +113,7 @@ impl Shared {
 #[async_trait]
 impl Engine for MemoryEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "memory", persistent: false, exclusive: true }
+        Capabilities { engine: "memory", persistent: false, exclusive: true, commit: true }
     }
 
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
@@ -144,6 +145,10 @@ impl Engine for MemoryEngine {
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
         let receipt = self.0.change(|state| state.log_mut(topic)?.publish(messages, terms))?;
         Ok(Box::pin(std::future::ready(Ok(receipt))))
+    }
+
+    async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
+        self.0.change(|state| state.commit(operations))
     }
 
     async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>> {

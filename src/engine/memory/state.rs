@@ -215,6 +215,14 @@ impl State {
         Ok(settled)
     }
 
+    /// Settles deliveries whose ids count.
+    pub(super) fn ack(&mut self, name: &Name, ids: Vec<Bytes>) -> Result<Offset> {
+        let queue = self.subscriptions.get_mut(name);
+        let queue = queue.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))?;
+        let ack = Settlement::Ack { cumulative: false };
+        Ok(queue.settle(ids, &ack, &self.ids, Instant::now()).committed_offset)
+    }
+
     /// A consumer is gone.
     pub(super) fn leave(&mut self, name: &Name, number: u64, consumer: u64) -> Result<()> {
         self.queue_numbered(name, number)?.0.leave(consumer, Instant::now());
@@ -222,7 +230,7 @@ impl State {
     }
 
     /// Puts the messages that a subscription has given up by now where they go.
-    fn bury(&mut self, name: &Name) -> Result<()> {
+    pub(super) fn bury(&mut self, name: &Name) -> Result<()> {
         let Some(queue) = self.subscriptions.get_mut(name) else { return Ok(()) };
         for letter in queue.give_up(Instant::now()) {
             let settings = &self.subscriptions[name].subscription.settings;
