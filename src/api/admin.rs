@@ -35,6 +35,7 @@ impl AdminService for Admin {
             capabilities: Some(admin::Capabilities {
                 persistent: capabilities.persistent,
                 exclusive: capabilities.exclusive,
+                commit: capabilities.commit,
             }),
             limits: Some(limits()),
             start_time: Some(convert::timestamp(self.start_time)),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::wire::v1::{self, start_position::Position};
 use crate::engine::Failure;
 use crate::model::{
-    Delivery, Durability, Mode, Name, Receipt, Retention, RetryPolicy, Start, StoredMessage, Subscription,
-    SubscriptionStats, Timestamp, Topic,
+    Delivery, Duplicate, Durability, Mode, Name, Receipt, Retention, RetryPolicy, Start, StoredMessage,
+    Subscription, SubscriptionStats, Timestamp, Topic,
 };
 
 pub(super) fn topic(topic: Topic) -> v1::Topic {
@@ -17,12 +17,14 @@ pub(super) fn topic(topic: Topic) -> v1::Topic {
         labels: topic.settings.labels.into_iter().collect(),
         retention: retention(&topic.settings.retention),
         durability: durability(topic.settings.durability),
+        dedupe_window: Some(duration(topic.settings.dedupe_window)),
         max_message_bytes: topic.settings.max_message_bytes,
         etag: etag(topic.revision),
         create_time: Some(timestamp(topic.create_time)),
         first_offset: topic.first_offset,
         last_offset: topic.last_offset,
         stored_bytes: topic.stored_bytes,
+        key_index: topic.settings.key_index,
     }
 }
 
@@ -85,8 +87,13 @@ pub(super) fn receipt(receipt: Receipt) -> v1::PublishResponse {
     v1::PublishResponse {
         first_offset: receipt.first,
         last_offset: receipt.last,
+        duplicates: receipt.duplicates.into_iter().map(duplicate).collect(),
         durability: durability(receipt.durability),
     }
+}
+
+fn duplicate(Duplicate { index, offset }: Duplicate) -> v1::Duplicate {
+    v1::Duplicate { index, offset }
 }
 
 pub(super) fn failure((ack_id, failure): (Bytes, Failure)) -> v1::AckFailure {

@@ -4,6 +4,7 @@
 //! domain types, which go to the engine and come back through `convert`.
 
 mod admin;
+mod commit;
 mod consume;
 mod convert;
 mod envelope;

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::status::Refusal;
 use super::validate::{Violations, check};
 use super::wire::v1::{self, publisher_service_server::PublisherService};
-use super::{Context, convert, envelope, publish_stream};
+use super::{Context, commit, convert, envelope, publish_stream};
 use crate::engine::{Engine, PendingReceipt, Terms};
 use crate::model::limits::{MAX_PUBLISH_BYTES, MAX_PUBLISH_MESSAGES};
 use crate::model::{Envelope, Name};
@@ -21,6 +21,13 @@ impl PublisherService for Publisher {
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let receipt = submit(&*self.0.engine, request.into_inner()).await?.await?;
         Ok(Response::new(convert::receipt(receipt)))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<v1::CommitRequest>,
+    ) -> Result<Response<v1::CommitResponse>, Status> {
+        Ok(Response::new(commit::commit(&self.0, request.into_inner()).await?))
     }
 
     type PublishStreamStream = BoxStream<'static, Result<v1::PublishStreamResponse, Status>>;
@@ -42,7 +49,11 @@ pub(super) async fn submit(
     Ok(engine.submit(&topic, messages, terms).await?)
 }
 
-fn read(violations: &mut Violations, request: v1::PublishRequest) -> Option<(Name, Vec<Envelope>, Terms)> {
+/// Checks a publish.
+pub(super) fn read(
+    violations: &mut Violations,
+    request: v1::PublishRequest,
+) -> Option<(Name, Vec<Envelope>, Terms)> {
     let topic = violations.name("topic", &request.topic);
     let durability = violations.durability("durability", request.durability);
     match request.messages.len() {
@@ -62,6 +73,24 @@ fn read(violations: &mut Violations, request: v1::PublishRequest) -> Option<(Nam
         let description = format!("has {bytes} bytes in all; send at most {MAX_PUBLISH_BYTES} at once");
         violations.add("messages", "TOO_MANY_BYTES", description);
     }
-    let messages = request.messages.into_iter().map(Envelope).collect();
-    Some((topic?, messages, Terms { durability, expected_last: request.expected_last_offset }))
+    let messages: Vec<_> = request.messages.into_iter().map(Envelope).collect();
+    if request.expected_key_offset.is_some() {
+        check_keys(violations, &messages);
+    }
+    let (expected_last, expected_key) = (request.expected_last_offset, request.expected_key_offset);
+    Some((topic?, messages, Terms { durability, expected_last, expected_key }))
+}
+
+/// All messages must have one key for something to be expected of it.
+fn check_keys(violations: &mut Violations, messages: &[Envelope]) {
+    let key = messages.first().map_or("", |message| message.header().key);
+    if key.is_empty() {
+        let description = "is set, but messages[0] has no key; give all messages the key that is meant";
+        violations.add("expected_key_offset", "KEY_REQUIRED", description);
+    } else if let Some(at) = messages.iter().position(|message| message.header().key != key) {
+        let description = format!(
+            "is set, but messages[{at}] has another key than messages[0]; publish each key on its own"
+        );
+        violations.add("expected_key_offset", "KEYS_DIFFER", description);
+    }
 }

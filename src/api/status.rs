@@ -168,6 +168,27 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             metadata.push(("last_offset", actual.to_string()));
             (detail, metadata)
         }
+        E::KeyMoved { topic, actual, .. } => {
+            let (detail, mut metadata) = precondition("topic", topic);
+            metadata.push(("last_key_offset", actual.to_string()));
+            (detail, metadata)
+        }
+        E::NoKeyIndex(topic) | E::KeyNotIndexed(topic) => precondition("topic", topic),
+        E::AckRefused { subscription, index, .. } => {
+            let (detail, mut metadata) = precondition("subscription", subscription);
+            metadata.push(("ack_id_index", index.to_string()));
+            (detail, metadata)
+        }
+        E::InCommit { index, cause } => {
+            let (mut detail, mut metadata) = engine_detail(cause);
+            if let Detail::BadRequest(violations) = &mut detail {
+                for violation in violations {
+                    violation.field = format!("operations[{index}].publish.{}", violation.field);
+                }
+            }
+            metadata.push(("operation", index.to_string()));
+            (detail, metadata)
+        }
         E::MessageTooLarge { index, limit, .. } => {
             let violation = Violation {
                 field: format!("messages[{index}]"),

@@ -1,5 +1,8 @@
 //! `TopicService`.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::status::Refusal;
@@ -8,14 +11,18 @@ use super::wire::v1::{self, topic_service_server::TopicService};
 use super::{Context, convert, page};
 use crate::engine::{Intent, TopicChange};
 use crate::model::limits::{
-    DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MAX_RETENTION_AGE, MIN_RETENTION_AGE,
+    DEFAULT_DEDUPE_WINDOW, DEFAULT_MAX_MESSAGE_BYTES, MAX_DEDUPE_WINDOW, MAX_MESSAGE_BYTES,
+    MAX_RETENTION_AGE, MIN_RETENTION_AGE,
 };
 use crate::model::{Name, Retention, Start, TopicSettings};
+
+/// Windows for ids; none at all is the shortest.
+const WINDOWS: RangeInclusive<Duration> = Duration::ZERO..=MAX_DEDUPE_WINDOW;
 
 pub(super) struct Topics(pub(super) Context);
 
 /// What an update may change.
-const UPDATABLE: [&str; 4] = ["labels", "retention", "durability", "max_message_bytes"];
+const UPDATABLE: [&str; 5] = ["labels", "retention", "durability", "dedupe_window", "max_message_bytes"];
 
 #[async_trait]
 impl TopicService for Topics {
@@ -132,6 +139,8 @@ fn settings(violations: &mut Violations, topic: &v1::Topic) -> Option<TopicSetti
         durability: change.durability?,
         max_message_bytes: change.max_message_bytes?,
         retention: change.retention?,
+        dedupe_window: change.dedupe_window?,
+        key_index: topic.key_index,
     })
 }
 
@@ -145,6 +154,12 @@ fn change(violations: &mut Violations, topic: &v1::Topic, paths: &[&str]) -> Top
             "durability" => {
                 let durability = violations.durability("topic.durability", topic.durability);
                 change.durability = Some(durability.unwrap_or_default());
+            }
+            "dedupe_window" => {
+                change.dedupe_window = match topic.dedupe_window {
+                    Some(window) => violations.duration("topic.dedupe_window", window, WINDOWS),
+                    None => Some(DEFAULT_DEDUPE_WINDOW),
+                };
             }
             _ => {
                 let (default, highest) = (DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES);

@@ -62,6 +62,18 @@ impl Violations {
         }
     }
 
+    /// Runs the checks of a part of the request, whose fields are named with this prefix.
+    pub(super) fn within<T>(&mut self, prefix: &str, checks: impl FnOnce(&mut Self) -> T) -> T {
+        let mut part = Self::default();
+        let value = checks(&mut part);
+        self.count += part.count;
+        let room = MAX_KEPT.saturating_sub(self.list.len());
+        let named =
+            |violation: Violation| Violation { field: format!("{prefix}{}", violation.field), ..violation };
+        self.list.extend(part.list.into_iter().take(room).map(named));
+        value
+    }
+
     /// Notes a bad field, in place of its value.
     pub(super) fn refuse<T>(
         &mut self,

@@ -7,6 +7,8 @@ use prost::Message as _;
 
 use super::log::format::{LogId, u32_at};
 use super::log::fs::{Fs, read, write_atomically};
+use super::names::Names;
+use super::names::stored::StoredNames;
 use super::removed::Removed;
 use super::state::{State, SubscriptionState, TopicState};
 use super::stored::{StoredSubscription, StoredTopic};
@@ -36,11 +38,15 @@ struct Stored {
     /// Removed segments: the first sequence number of each, and of the one after, in turns.
     #[prost(uint64, repeated, tag = "6")]
     removed: Vec<u64>,
+    #[prost(message, repeated, tag = "7")]
+    names: Vec<StoredNames>,
 }
 
 /// Encodes a checkpoint of `state` before the frame `sequence` of a log.
 pub(crate) fn encode(log: LogId, state: &State, sequence: u64) -> Vec<u8> {
+    let remembered = state.names.topics().filter(|(_, names)| !names.is_empty());
     let stored = Stored {
+        names: remembered.map(|(topic, names)| StoredNames::new(topic, names)).collect(),
         sequence,
         last_id: state.last_id,
         topics: state.topics.values().map(StoredTopic::from).collect(),
@@ -63,17 +69,33 @@ fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
         return None;
     }
     let stored = Stored::decode(body).ok().filter(|stored| stored.log == log.0)?;
-    let topics = stored.topics.into_iter().map(TopicState::from);
+    let topics: Vec<TopicState> = stored.topics.into_iter().map(TopicState::from).collect();
+    let names = decode_names(&topics, &stored.names)?;
     let subscriptions = stored.subscriptions.into_iter().map(SubscriptionState::from);
     let mut removed = Removed::default();
     removed.add(&stored.removed.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>());
     let state = State {
-        topics: topics.map(|topic| (topic.record.id, topic)).collect(),
+        topics: topics.into_iter().map(|topic| (topic.record.id, topic)).collect(),
         subscriptions: subscriptions.map(|subscription| (subscription.record.id, subscription)).collect(),
         last_id: stored.last_id,
         removed,
+        names,
     };
     Some((state, stored.sequence))
+}
+
+/// What is remembered of the topics' messages. A checkpoint of a version that did not remember any has
+/// nothing of a topic; an index cannot have been asked for then.
+fn decode_names(topics: &[TopicState], stored: &[StoredNames]) -> Option<Names> {
+    let mut names = Names::default();
+    for TopicState { record, next, .. } in topics {
+        names.configure(record.id, record.dedupe_window(), record.key_index, *next);
+    }
+    for topic in stored {
+        let (ids, keys) = topic.decode()?;
+        names.restore(topic.topic, ids, keys);
+    }
+    Some(names)
 }
 
 /// Stores a checkpoint and removes all but it and those just before it. Later ones than the newest are

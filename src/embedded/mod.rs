@@ -1,15 +1,17 @@
 //! The embedded engine: one log on the local disk, and leases in memory over it.
 //!
-//! In reading order: [`topics`] and [`subscriptions`] are the engine's operations; [`log`] is the
+//! In reading order: [`topics`], [`subscriptions`] and [`mod@commit`] are the engine's operations; [`log`] is the
 //! write path and the read path; [`delivery`] decides who gets what; [`state`] is what the log says,
 //! kept by the writer, stored by [`checkpoint`], rebuilt by recovery.
 
 mod attempts;
 mod checkpoint;
 mod cleaner;
+mod commit;
 mod delivery;
 mod identity;
 mod log;
+mod names;
 mod open;
 mod progress;
 mod records;
@@ -38,8 +40,8 @@ use self::log::Log;
 use self::subscriptions::SubscriptionHandle;
 use self::topic::TopicHandle;
 use crate::engine::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, Purged, ReadLimit, Result,
-    Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt, Purged,
+    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::limits::MAX_CONSUMERS;
 use crate::model::{
@@ -138,7 +140,7 @@ fn page<'a, T>(map: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item
 #[async_trait]
 impl Engine for EmbeddedEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", persistent: true, exclusive: true }
+        Capabilities { engine: "embedded", persistent: true, exclusive: true, commit: true }
     }
 
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
@@ -175,6 +177,10 @@ impl Engine for EmbeddedEngine {
 
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
         self.0.submit(topic, messages, terms).await
+    }
+
+    async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
+        to_its_end(Arc::clone(&self.0).commit(operations)).await
     }
 
     async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>> {

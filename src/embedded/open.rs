@@ -22,6 +22,7 @@ use super::log::recovery::{Recovered, RecoveryError, recover};
 use super::log::tail::Tail;
 use super::log::writer::{Parts, Writer};
 use super::log::{Log, segments};
+use super::names::Marker;
 use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
@@ -159,7 +160,8 @@ impl Opened {
         let keeper = housekeeper::start(Arc::clone(&fs), Arc::clone(&stop), Arc::clone(&lock));
         let (keeper, keeper_thread) = keeper.map_err(&io)?;
 
-        let log = Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader));
+        let log =
+            Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader), Marker::new(identity.log));
         let signer = Signer(identity.ack_key);
         let last_id = recovered.state.last_id;
         let catalog = catalog(&recovered.state, &topics, &log, signer);

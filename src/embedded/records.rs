@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::model::limits::DEFAULT_DEDUPE_WINDOW;
 use crate::model::{
     Backoff, Durability, Mode, Name, Retention, RetryPolicy, Start, Subscription, SubscriptionSettings,
     Timestamp, Topic, TopicSettings,
@@ -40,6 +41,11 @@ pub(crate) struct TopicRecord {
     pub(crate) max_messages: u64,
     #[prost(bool, tag = "12")]
     pub(crate) delete_acked: bool,
+    /// 0: ids are not remembered. Unset, by versions that knew of no window: the default.
+    #[prost(uint64, optional, tag = "8")]
+    pub(crate) dedupe_window_micros: Option<u64>,
+    #[prost(bool, tag = "20")]
+    pub(crate) key_index: bool,
 }
 
 /// A subscription as stored.
@@ -112,6 +118,8 @@ impl TopicRecord {
         self.max_bytes = max_bytes.unwrap_or(0);
         self.max_messages = max_messages.unwrap_or(0);
         self.delete_acked = *delete_acked;
+        self.dedupe_window_micros = Some(micros(settings.dedupe_window));
+        self.key_index = settings.key_index;
     }
 
     pub(crate) fn retention(&self) -> Retention {
@@ -124,6 +132,10 @@ impl TopicRecord {
         }
     }
 
+    pub(crate) fn dedupe_window(&self) -> Duration {
+        self.dedupe_window_micros.map_or(DEFAULT_DEDUPE_WINDOW, Duration::from_micros)
+    }
+
     pub(crate) fn durability(&self) -> Durability {
         if self.durability == 1 { Durability::Buffered } else { Durability::Fsynced }
     }
@@ -134,6 +146,8 @@ impl TopicRecord {
             durability: self.durability(),
             max_message_bytes: self.max_message_bytes,
             retention: self.retention(),
+            dedupe_window: self.dedupe_window(),
+            key_index: self.key_index,
         }
     }
 

@@ -10,6 +10,10 @@ use super::log::format::{
     Publish, RawRecord, RecordKind, Seek, Sweep, Trim, read_hand, read_removed, read_settle,
 };
 use super::log::relocated::Relocated;
+use super::names::ids::Ids;
+use super::names::keys::Keys;
+use super::names::stored::StoredNames;
+use super::names::{Marker, Names};
 use super::progress::Progress;
 use super::records::{SubscriptionRecord, TopicRecord};
 use super::removed::Removed;
@@ -27,6 +31,8 @@ pub(crate) struct State {
     pub(crate) last_id: u64,
     /// Segments that were removed because nothing in them was needed any more.
     pub(crate) removed: Removed,
+    /// Ids and keys of messages.
+    pub(crate) names: Names,
 }
 
 /// Where a topic stands.
@@ -88,6 +94,7 @@ pub(crate) enum Record {
     SubscriptionState(SubscriptionState),
     Sweep(Sweep),
     Removed(Vec<(u64, u64)>),
+    Names(u64, Ids, Option<Keys>),
     Relocated(Relocated),
 }
 
@@ -124,6 +131,7 @@ impl Record {
         const SWEEP: u8 = RecordKind::Sweep as u8;
         const REMOVED: u8 = RecordKind::Removed as u8;
         const RELOCATED: u8 = RecordKind::Relocated as u8;
+        const NAMES: u8 = RecordKind::Names as u8;
         let body = &raw.body;
         let read = match raw.kind {
             PUBLISH => Publish::read(body.clone()).map(Self::Publish),
@@ -141,6 +149,10 @@ impl Record {
             }
             SWEEP => Sweep::read(body).map(Self::Sweep),
             REMOVED => read_removed(body).map(Self::Removed),
+            NAMES => <StoredNames as prost::Message>::decode(&**body).ok().and_then(|stored| {
+                let (ids, keys) = stored.decode()?;
+                Some(Self::Names(stored.topic, ids, keys))
+            }),
             RELOCATED => Relocated::read(body.clone()).map(Self::Relocated),
             _ => None,
         };
@@ -155,9 +167,16 @@ fn read_id(body: &[u8]) -> Option<u64> {
 impl State {
     /// Applies one record, written at `time`. Total: a record about something that does not exist
     /// changes nothing, because the record that made it may be in a damaged part of the log.
-    pub(crate) fn apply(&mut self, record: &Record, time: Timestamp) {
+    pub(crate) fn apply(&mut self, record: &Record, time: Timestamp, marker: Marker) {
         match record {
-            Record::Publish(publish) => self.append(publish.topic, publish.last(), publish.bytes(), time),
+            Record::Publish(publish) => {
+                self.notice_gap(publish.topic, publish.first);
+                if self.names.wants(publish.topic) {
+                    let marks = publish.envelopes().map(|(_, envelope)| marker.mark(&envelope));
+                    self.names.remember(publish.topic, publish.first, marks, time);
+                }
+                self.append(publish.topic, publish.last(), publish.bytes(), time);
+            }
             Record::Settle(id, ranges) => {
                 self.settle(*id, ranges);
             }
@@ -165,6 +184,7 @@ impl State {
             Record::DeleteTopic(id) => {
                 self.last_id = self.last_id.max(*id);
                 self.topics.remove(id);
+                self.names.remove(*id);
             }
             Record::PutSubscription(record) => self.put_subscription(record.clone()),
             Record::DeleteSubscription(id) => {
@@ -179,7 +199,11 @@ impl State {
             Record::TopicState(topic) => {
                 self.last_id = self.last_id.max(topic.record.id);
                 self.topics.insert(topic.record.id, topic.clone());
+                let TopicRecord { id, key_index, .. } = topic.record;
+                self.names.remove(id);
+                self.names.configure(id, topic.record.dedupe_window(), key_index, topic.next);
             }
+            Record::Names(topic, ids, keys) => self.names.restore(*topic, ids.clone(), keys.clone()),
             Record::SubscriptionState(subscription) => {
                 self.last_id = self.last_id.max(subscription.record.id);
                 self.subscriptions.insert(subscription.record.id, subscription.clone());
@@ -190,6 +214,15 @@ impl State {
                 self.relocate(relocated.topic, relocated.last, relocated.dropped);
             }
         }
+    }
+
+    /// There are no others than these topics and subscriptions.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
+        for id in self.topics.keys().filter(|id| !is_there(**id)) {
+            self.names.remove(*id);
+        }
+        self.topics.retain(|id, _| is_there(*id));
+        self.subscriptions.retain(|id, _| is_there(*id));
     }
 
     /// The numbers of all topics and subscriptions.
@@ -209,6 +242,13 @@ impl State {
         }
     }
 
+    /// Messages of a topic that come before `first` may be lost.
+    fn notice_gap(&mut self, topic: u64, first: Offset) {
+        if self.topics.get(&topic).is_some_and(|topic| topic.next < first) {
+            self.names.lose(topic);
+        }
+    }
+
     /// Messages were settled. Returns what the subscription has settled now.
     pub(crate) fn settle(&mut self, id: u64, ranges: &[(Offset, Offset)]) -> Option<&Progress> {
         self.last_id = self.last_id.max(id);
@@ -218,8 +258,11 @@ impl State {
             subscription.attempts.forget(first, last);
             // A settled message existed, even if damage took the record of it: its offset must not
             // be given out again.
-            if let Some(topic) = self.topics.get_mut(&subscription.record.topic) {
-                topic.next = topic.next.max(last + 1);
+            if let Some(topic) = self.topics.get_mut(&subscription.record.topic)
+                && topic.next <= last
+            {
+                topic.next = last + 1;
+                self.names.lose(topic.record.id);
             }
         }
         Some(&subscription.progress)
@@ -267,6 +310,8 @@ impl State {
         let new = || TopicState::new(record.clone());
         let topic = self.topics.entry(record.id).or_insert_with(new);
         topic.record = record;
+        let TopicRecord { id, key_index, .. } = topic.record;
+        self.names.configure(id, topic.record.dedupe_window(), key_index, topic.next);
     }
 
     fn put_subscription(&mut self, record: SubscriptionRecord) {

@@ -26,10 +26,12 @@ use crate::model::{
 };
 
 /// What an ack id weighs in the write queue, in bytes: a range of its own.
-const ACK_BYTES: usize = 16;
+pub(super) const ACK_BYTES: usize = 16;
 
 /// A subscription as the engine's operations share it; its dispatcher has the rest.
 pub(crate) struct SubscriptionHandle {
+    /// Its number, which no other subscription ever has.
+    pub(crate) id: u64,
     /// Its name.
     pub(crate) name: Name,
     /// What it reads.
@@ -37,7 +39,7 @@ pub(crate) struct SubscriptionHandle {
     record: RwLock<SubscriptionRecord>,
     /// What is settled on disk.
     committed: Arc<Committed>,
-    events: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<Event>,
     /// A permit for each open consumer, asked for before the dispatcher is: its queue holds a place for
     /// the goodbye of each, and must have some left for everybody else.
     consumers: Arc<Semaphore>,
@@ -74,7 +76,13 @@ impl SubscriptionHandle {
         let leases = Leases::new(rules(&record), progress, attempts, rand::random());
         let events = dispatch::start(subject, leases);
         let consumers = Arc::new(Semaphore::new(MAX_CONSUMERS_PER_SUBSCRIPTION));
-        Self { name, topic, record: RwLock::new(record), committed, events, consumers, end }
+        let id = record.id;
+        Self { id, name, topic, record: RwLock::new(record), committed, events, consumers, end }
+    }
+
+    /// What is settled on disk.
+    pub(super) fn committed(&self) -> &Arc<Committed> {
+        &self.committed
     }
 
     /// Ends the subscription for everybody connected to it.
@@ -107,7 +115,7 @@ impl SubscriptionHandle {
     }
 
     /// Sends the dispatcher an event and waits for its reply.
-    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T> {
+    pub(super) async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let end = self.end.subscribe();
         self.events.send(event(reply)).await.map_err(|_| reason(&end))?;

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::delivery::ephemeral::EphemeralConsumer;
-use super::log::{Operation, PublishOperation};
+use super::log::Operation;
+use super::log::transaction::{Publication, Transaction};
 use super::records::TopicRecord;
 use super::state::{Record, TopicState};
 use super::topic::TopicHandle;
 use super::{Shared, cleaner};
 use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Purged, Result, Terms, TopicChange};
 use crate::model::limits::MAX_TOPICS;
-use crate::model::{Envelope, Name, Start, Timestamp, Topic, TopicSettings};
+use crate::model::{Durability, Envelope, Name, Receipt, Start, Timestamp, Topic, TopicSettings};
 
 impl Shared {
     pub(super) async fn create_topic(
@@ -57,10 +58,11 @@ impl Shared {
         let mut record = topic.record().clone();
         check_revision(&name, expected, record.revision)?;
         let mut settings = record.settings();
-        let TopicChange { labels, durability, max_message_bytes, retention } = change;
+        let TopicChange { labels, durability, max_message_bytes, dedupe_window, retention } = change;
         settings.labels = labels.unwrap_or(settings.labels);
         settings.durability = durability.unwrap_or(settings.durability);
         settings.max_message_bytes = max_message_bytes.unwrap_or(settings.max_message_bytes);
+        settings.dedupe_window = dedupe_window.unwrap_or(settings.dedupe_window);
         settings.retention = retention.unwrap_or(settings.retention);
         check_settings(&name, &settings)?;
         if settings == record.settings() {
@@ -121,6 +123,27 @@ impl Shared {
         messages: Vec<Envelope>,
         terms: Terms,
     ) -> Result<PendingReceipt> {
+        let (publication, default) = self.publication(topic, messages, terms)?;
+        let place = self.log.place(publication.bytes()).await?;
+        let (reply, receipt) = oneshot::channel();
+        self.log.submit(Operation::Commit(Transaction {
+            publishes: vec![publication],
+            settles: Vec::new(),
+            durability: terms.durability.unwrap_or(default),
+            reply: Some(reply),
+            place,
+        }));
+        let log = self.log.clone();
+        Ok(Box::pin(async move { log.answer(receipt).await.map(only) }))
+    }
+
+    /// Messages for a topic, which takes them, and the topic's durability.
+    pub(super) fn publication(
+        &self,
+        topic: &Name,
+        messages: Vec<Envelope>,
+        terms: Terms,
+    ) -> Result<(Publication, Durability)> {
         let topic = self.find_topic(topic)?;
         let (limit, default) = {
             let record = topic.record();
@@ -131,21 +154,9 @@ impl Shared {
             let (topic, size) = (topic.name.clone(), message.len());
             return Err(Error::MessageTooLarge { topic, index, size, limit });
         }
-        let bytes = messages.iter().map(Envelope::len).sum();
-        let place = self.log.place(bytes).await?;
-        let (reply, receipt) = oneshot::channel();
-        self.log.submit(Operation::Publish(PublishOperation {
-            topic,
-            envelopes: messages.into_iter().map(|message| message.0).collect(),
-            bytes,
-            durability: terms.durability.unwrap_or(default),
-            expected_last: terms.expected_last,
-            settle: None,
-            reply: Some(reply),
-            _place: place,
-        }));
-        let log = self.log.clone();
-        Ok(Box::pin(async move { log.answer(receipt).await }))
+        let envelopes: Vec<_> = messages.into_iter().map(|message| message.0).collect();
+        let marks = self.log.marker.marks(&envelopes);
+        Ok((Publication { topic, envelopes, marks, terms, deduplicate: true, operation: None }, default))
     }
 
     /// Opens an ephemeral consumer.
@@ -175,6 +186,11 @@ impl Shared {
 fn check_settings(topic: &Name, settings: &TopicSettings) -> Result<()> {
     let contradiction = |reason| Err(Error::Contradiction { topic: topic.clone(), reason });
     settings.contradiction().map_or(Ok(()), contradiction)
+}
+
+/// The receipt of a transaction with one publication.
+fn only(mut receipts: Vec<Receipt>) -> Receipt {
+    receipts.pop().expect("one publication, one receipt")
 }
 
 /// Refuses a change to something that has changed since the caller saw it.

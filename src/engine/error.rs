@@ -93,6 +93,44 @@ pub enum Error {
         /// The offset it has.
         actual: Offset,
     },
+    /// The last message with a key is not the one that the publisher expected.
+    #[error(
+        "the last offset of this key in topic {topic} is {actual}, not {expected}; read that message, then retry"
+    )]
+    KeyMoved {
+        /// The topic.
+        topic: Name,
+        /// The offset that was asked for.
+        expected: Offset,
+        /// The offset it has; 0 if no message has the key.
+        actual: Offset,
+    },
+    /// A publish depends on the last message of a key, and the topic does not keep track of keys.
+    #[error("topic {0} has no key index, which expected_key_offset needs; create a topic with `key_index`")]
+    NoKeyIndex(Name),
+    /// A publish depends on the last message of a key that the topic's index does not know.
+    #[error(
+        "the key index of topic {0} cannot tell whether this key is new: it is full, or part of the topic          was lost; publish it once without expected_key_offset if it is known, or use another topic"
+    )]
+    KeyNotIndexed(Name),
+    /// An ack in a commit has no effect.
+    #[error("ack id {index} of subscription {subscription} {}; nothing was done", failure.explain())]
+    AckRefused {
+        /// The subscription.
+        subscription: Name,
+        /// The id's place in the operation, from 0.
+        index: usize,
+        /// Why it has none.
+        failure: Failure,
+    },
+    /// An operation of a commit failed, and with it all the others.
+    #[error("operation {index}: {cause}")]
+    InCommit {
+        /// The operation's place, from 0.
+        index: usize,
+        /// Why.
+        cause: Box<Error>,
+    },
     /// A message over the topic's limit.
     #[error("message {index} is {size} bytes encoded; topic {topic} takes at most {limit}")]
     MessageTooLarge {
@@ -179,7 +217,14 @@ impl Error {
             | Self::Held(_)
             | Self::Paused(_)
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
-            Self::Changed { .. } | Self::Moved { .. } => Kind::Conflict,
+            Self::NoKeyIndex(_) | Self::KeyNotIndexed(_) => Kind::FailedPrecondition,
+            Self::AckRefused { failure: Failure::Unknown | Failure::WrongSubscription, .. } => {
+                Kind::FailedPrecondition
+            }
+            Self::Changed { .. } | Self::Moved { .. } | Self::KeyMoved { .. } | Self::AckRefused { .. } => {
+                Kind::Conflict
+            }
+            Self::InCommit { cause, .. } => cause.kind(),
             Self::MessageTooLarge { .. }
             | Self::BeyondEnd { .. }
             | Self::DeadLetterLoop(_)
@@ -208,6 +253,14 @@ impl Error {
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
             Self::Changed { .. } => "ETAG_MISMATCH",
             Self::Moved { .. } => "LAST_OFFSET_MISMATCH",
+            Self::KeyMoved { .. } => "KEY_OFFSET_MISMATCH",
+            Self::NoKeyIndex(_) => "NO_KEY_INDEX",
+            Self::KeyNotIndexed(_) => "KEY_NOT_INDEXED",
+            Self::AckRefused { failure: Failure::Expired, .. } => "ACK_ID_EXPIRED",
+            Self::AckRefused { failure: Failure::Unknown, .. } => "ACK_ID_UNKNOWN",
+            Self::AckRefused { failure: Failure::AlreadySettled, .. } => "ACK_ID_ALREADY_SETTLED",
+            Self::AckRefused { failure: Failure::WrongSubscription, .. } => "ACK_ID_WRONG_SUBSCRIPTION",
+            Self::InCommit { cause, .. } => cause.reason(),
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::TooMany { .. } => "LIMIT_REACHED",
             Self::Overloaded { .. } => "WRITE_QUEUE_FULL",
@@ -226,6 +279,7 @@ impl Error {
         match self {
             Self::Overloaded { retry_after } => Some(*retry_after),
             Self::DiskFull { .. } => Some(Duration::from_secs(10)),
+            Self::InCommit { cause, .. } => cause.retry_after(),
             Self::Unreadable { .. } | Self::Disk { .. } | Self::Closed | Self::Failed(_) => {
                 Some(Duration::from_secs(1))
             }
@@ -245,4 +299,16 @@ pub enum Failure {
     AlreadySettled,
     /// The delivery came from another subscription.
     WrongSubscription,
+}
+
+impl Failure {
+    /// What is wrong with an id, as the end of a sentence.
+    fn explain(self) -> &'static str {
+        match self {
+            Self::Expired => "has expired: its message was handed out again, moved past, or is being settled",
+            Self::Unknown => "is none that this server gave out",
+            Self::AlreadySettled => "is settled already",
+            Self::WrongSubscription => "came from another subscription",
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub struct Capabilities {
     pub persistent: bool,
     /// [`Mode::Exclusive`](crate::model::Mode::Exclusive) subscriptions keep the topic's order.
     pub exclusive: bool,
+    /// [`Engine::commit`] works.
+    pub commit: bool,
 }
 
 /// Whether a change is made, or only checked.
@@ -80,6 +82,8 @@ pub struct TopicChange {
     pub durability: Option<Durability>,
     /// New limit; messages already stored are kept.
     pub max_message_bytes: Option<u32>,
+    /// New window for ids; zero forgets all of them. What was forgotten stays so in a longer one.
+    pub dedupe_window: Option<Duration>,
     /// What is kept from now on; what that excludes goes soon.
     pub retention: Option<Retention>,
 }
@@ -115,12 +119,45 @@ pub struct Terms {
     pub durability: Option<Durability>,
     /// Only if the topic's last message has this offset; 0 for an empty topic.
     pub expected_last: Option<Offset>,
+    /// Only if the topic's last message with their key has this offset; 0 if none ever had it. All the
+    /// messages must have the same key, and not the empty one.
+    pub expected_key: Option<Offset>,
 }
 
 impl From<Durability> for Terms {
     fn from(durability: Durability) -> Self {
         Self { durability: Some(durability), ..Self::default() }
     }
+}
+
+/// Something to be done together with others, or not at all.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// Messages are published, as by [`Engine::submit`].
+    Publish {
+        /// The topic.
+        topic: Name,
+        /// The messages, at least one.
+        messages: Vec<Envelope>,
+        /// On which terms. What is expected is expected after the operations before this one.
+        terms: Terms,
+    },
+    /// Deliveries are done, as by [`Engine::settle`].
+    Ack {
+        /// The subscription that they came from.
+        subscription: Name,
+        /// Their ids.
+        ids: Vec<Bytes>,
+    },
+}
+
+/// What came of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Messages were published.
+    Published(Receipt),
+    /// Deliveries are settled, and so is every message at or below this offset.
+    Acked(Offset),
 }
 
 /// What a consumer reads.
@@ -230,11 +267,35 @@ pub trait Engine: Send + Sync + 'static {
     /// of them is ever seen. Readers see a message once no crash
     /// can take it back, which may be after the receipt of a buffered one.
     ///
+    /// A message whose id another had that was published to the topic within its dedupe window before, or
+    /// that comes earlier in `messages`, is a duplicate: it is not stored, and the receipt tells where the
+    /// other is. The receipt of a duplicate comes when the other is as safe as the terms ask. Forgetting
+    /// goes by publish times, which never run backward.
+    ///
     /// With an expected last offset, they are stored only right after it, else [`Error::Moved`], whatever
-    /// else is submitted meanwhile.
+    /// else is submitted meanwhile; with an expected offset of their key, only if the last message with it
+    /// has that offset, else [`Error::KeyMoved`]. A topic without a key index is [`Error::NoKeyIndex`]; an
+    /// index that cannot tell, [`Error::KeyNotIndexed`]. If all messages are duplicates, nothing is expected:
+    /// what was accepted once is accepted again.
     ///
     /// Waits while the write queue is full; [`Error::Overloaded`] after a few seconds of that.
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt>;
+
+    /// Does all of the operations or none, in one step that no reader and no crash can see half of.
+    /// Returns what came of each, in order, when all are as safe as the terms of any ask; with an ack among
+    /// them, when they are durable.
+    ///
+    /// The operations see what those before them have done: messages of one topic follow each other, and a
+    /// message can be a duplicate of an earlier operation's. Duplicates are no error. If an operation
+    /// fails, nothing is done, and [`Error::InCommit`] tells which it was and why: as [`submit`](Self::submit)
+    /// would have failed, or [`Error::AckRefused`] for the first id without effect, if only because it is
+    /// there twice, or part of another commit on its way. The deliveries are then what they were before:
+    /// their leases did not end, unless their deadline or their consumer's end has come. Until it is
+    /// decided, nobody else gets or settles their messages.
+    ///
+    /// A seek or a deletion of a subscription comes before or after as a whole: if before, the acks have no
+    /// effect.
+    async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>>;
 
     /// Reads from `start` on, without side effects; empty at the end of the topic. If the first
     /// message asked for is damaged, [`Error::Damaged`] names the range; a later one ends the result.

@@ -33,6 +33,20 @@ pub const MAX_PUBLISH_BYTES: usize = 16 << 20;
 pub const MAX_PUBLISH_MESSAGES: usize = 10_000;
 /// Largest request on the wire: a full publish with room for its framing.
 pub const MAX_REQUEST_BYTES: usize = MAX_PUBLISH_BYTES + (1 << 20);
+/// `dedupe_window` of a topic that sets none.
+pub const DEFAULT_DEDUPE_WINDOW: Duration = Duration::from_secs(2 * 60);
+/// Longest `dedupe_window` of a topic.
+pub const MAX_DEDUPE_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Most message ids remembered of one topic; then the oldest are forgotten first.
+pub const MAX_IDS_PER_TOPIC: usize = 1_000_000;
+/// Most message ids remembered in a server; then every topic forgets the oldest eighth of its own.
+pub const MAX_IDS: usize = 2_000_000;
+/// Most keys in the key index of one topic.
+pub const MAX_KEYS_PER_TOPIC: usize = 1_000_000;
+/// Most keys in all key indexes of a server.
+pub const MAX_KEYS: usize = 4_000_000;
+/// Most operations in one commit.
+pub const MAX_COMMIT_OPERATIONS: usize = 100;
 /// Requests of one publish stream under way at once.
 pub const MAX_PUBLISH_STREAM_IN_FLIGHT: usize = 64;
 

@@ -70,13 +70,24 @@ pub enum Durability {
     Fsynced,
 }
 
-/// What a publisher gets for its messages.
+/// A message that was published before, and not stored again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Its place in the request, from 0.
+    pub index: u32,
+    /// Offset of the message that was stored.
+    pub offset: Offset,
+}
+
+/// What a publisher gets for its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Offset of the first message of the request.
+    /// Offset of the first message that was stored; 0 if all are duplicates.
     pub first: Offset,
-    /// Offset of the last message of the request.
+    /// Offset of the last message that was stored; 0 if all are duplicates.
     pub last: Offset,
+    /// The others, in the order of the request.
+    pub duplicates: Vec<Duplicate>,
     /// How safe the messages were when the receipt was made.
     pub durability: Durability,
 }

@@ -17,7 +17,7 @@ pub mod topic;
 pub use dead_letter::DeadLetter;
 pub use error::Kind;
 pub use header::Header;
-pub use message::{Delivery, Durability, Envelope, Offset, Receipt, Start, StoredMessage};
+pub use message::{Delivery, Duplicate, Durability, Envelope, Offset, Receipt, Start, StoredMessage};
 pub use name::{Name, NameError, Pattern};
 pub use retention::Retention;
 pub use retry::{Backoff, RetryPolicy};

@@ -1,8 +1,9 @@
 //! Topics as users see them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::limits::DEFAULT_MAX_MESSAGE_BYTES;
+use super::limits::{DEFAULT_DEDUPE_WINDOW, DEFAULT_MAX_MESSAGE_BYTES};
 use super::message::{Durability, Offset};
 use super::name::Name;
 use super::retention::Retention;
@@ -19,6 +20,11 @@ pub struct TopicSettings {
     pub max_message_bytes: u32,
     /// Which messages are kept.
     pub retention: Retention,
+    /// How long the ids of messages are remembered, so that one published twice is stored once; zero
+    /// for not at all.
+    pub dedupe_window: Duration,
+    /// The last message of each key is known, so that a publish can depend on it; fixed at creation.
+    pub key_index: bool,
 }
 
 impl TopicSettings {
@@ -40,6 +46,8 @@ impl Default for TopicSettings {
             durability: Durability::Fsynced,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             retention: Retention::default(),
+            dedupe_window: DEFAULT_DEDUPE_WINDOW,
+            key_index: false,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use columba::engine::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, Purged, ReadLimit, Result,
-    Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt, Purged,
+    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use columba::model::{
     Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
@@ -37,7 +37,7 @@ fn failure<T>() -> Result<T> {
 #[async_trait]
 impl Engine for Failing {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "failing", persistent: false, exclusive: false }
+        Capabilities { engine: "failing", persistent: false, exclusive: false, commit: false }
     }
     async fn create_topic(&self, _: Name, _: TopicSettings, _: Intent) -> Result<Topic> {
         failure()
@@ -56,6 +56,9 @@ impl Engine for Failing {
     }
     async fn submit(&self, _: &Name, _: Vec<Envelope>, _: Terms) -> Result<PendingReceipt> {
         Ok(Box::pin(async { failure() }))
+    }
+    async fn commit(&self, _: Vec<Operation>) -> Result<Vec<Outcome>> {
+        failure()
     }
     async fn read(&self, _: &Name, _: Start, _: ReadLimit) -> Result<Vec<StoredMessage>> {
         failure()

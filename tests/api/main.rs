@@ -5,7 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod commit;
 mod consume;
+mod duplicates;
 mod failing;
 mod publish;
 mod raw;

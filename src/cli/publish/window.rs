@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn stored(request_id: u64, first_offset: u64, last_offset: u64) -> PublishStreamResponse {
-        let receipt = PublishResponse { first_offset, last_offset, durability: 0 };
+        let receipt = PublishResponse { first_offset, last_offset, ..PublishResponse::default() };
         PublishStreamResponse { request_id, result: Some(Answer::Receipt(receipt)) }
     }
 

@@ -30,13 +30,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 const ACTIVE_PART: u64 = 16;
 /// The same while nothing is written.
 const QUIET_PART: u64 = 2_048;
-/// About what it takes to tell of a topic or subscription again.
-const RESTATED_BYTES: u64 = 256;
 
 /// What is remembered from pass to pass.
 pub(super) struct Reclaim {
     /// The length of a full segment.
     segment_bytes: u64,
+    /// What it took to tell everything again the last time, in bytes.
+    restated_bytes: u64,
     /// The length of the active segment at the last pass.
     active_bytes: u64,
 }
@@ -50,7 +50,7 @@ struct Left {
 
 impl Reclaim {
     pub(super) fn new(segment_bytes: u64) -> Self {
-        Self { segment_bytes, active_bytes: 0 }
+        Self { segment_bytes, restated_bytes: 0, active_bytes: 0 }
     }
 
     pub(super) async fn pass(&mut self, engine: &Arc<Shared>) -> Result<()> {
@@ -79,7 +79,44 @@ impl Reclaim {
                 done => done?,
             }
         }
-        remove_dead(engine, &lengths).await
+        self.remove_dead(engine, &lengths).await
+    }
+
+    /// Removes the segments in which no topic has a message.
+    async fn remove_dead(&mut self, engine: &Shared, sealed: &[(u64, u64)]) -> Result<()> {
+        let (left, _) = left(engine);
+        let segments = engine.log.reader.segments();
+        let is_dead = |segment| !left.contains_key(segment) && !segments.is_damaged(*segment);
+        let dead: Vec<_> = sealed.iter().filter(|(segment, _)| is_dead(segment)).collect();
+        let freed: u64 = dead.iter().map(|(_, length)| length).sum();
+        // Not worth writing more than it frees.
+        if dead.is_empty() || freed < self.restated_bytes {
+            return Ok(());
+        }
+        let since = self.tell_again(engine).await?;
+        let range = |&&(segment, _): &&(u64, u64)| Some((segment, segments.after(segment)?));
+        let segments: Vec<_> = dead.iter().filter_map(range).collect();
+        tracing::info!(
+            segments = segments.len(),
+            bytes = freed,
+            "removing segments of which nothing is needed"
+        );
+        upkeep(&engine.log, |reply| Upkeep::Remove { since, segments, reply }).await
+    }
+
+    /// Has the log tell of all topics and subscriptions. Returns the first frame in which it does.
+    async fn tell_again(&mut self, engine: &Shared) -> Result<u64> {
+        let (mut since, mut after, mut total) = (None, 0, 0);
+        loop {
+            let Restated { sequence, last, bytes } =
+                upkeep(&engine.log, |reply| Upkeep::Restate { after, reply }).await?;
+            since.get_or_insert(sequence);
+            total += bytes;
+            let Some(last) = last else { break };
+            after = last;
+        }
+        self.restated_bytes = total;
+        Ok(since.expect("asked at least once"))
     }
 
     /// Ends the active segment if most of it is dead, so that it can be cleaned.
@@ -155,34 +192,4 @@ async fn relocate(engine: &Shared, left: &Left) -> Result<()> {
 
 fn offsets(first: Offset, last: Offset) -> usize {
     usize::try_from(last - first + 1).unwrap_or(usize::MAX)
-}
-
-/// Removes the segments in which no topic has a message.
-async fn remove_dead(engine: &Shared, sealed: &[(u64, u64)]) -> Result<()> {
-    let (left, _) = left(engine);
-    let segments = engine.log.reader.segments();
-    let is_dead = |segment| !left.contains_key(segment) && !segments.is_damaged(*segment);
-    let dead: Vec<_> = sealed.iter().filter(|(segment, _)| is_dead(segment)).collect();
-    let freed: u64 = dead.iter().map(|(_, length)| length).sum();
-    let state = {
-        let catalog = engine.catalog();
-        (catalog.topics.len() + catalog.subscriptions.len()) as u64 * RESTATED_BYTES
-    };
-    // Not worth writing more than it frees.
-    if dead.is_empty() || freed < state {
-        return Ok(());
-    }
-    let (mut since, mut after) = (None, 0);
-    loop {
-        let Restated { sequence, last } =
-            upkeep(&engine.log, |reply| Upkeep::Restate { after, reply }).await?;
-        since.get_or_insert(sequence);
-        let Some(last) = last else { break };
-        after = last;
-    }
-    let range = |&&(segment, _): &&(u64, u64)| Some((segment, segments.after(segment)?));
-    let segments: Vec<_> = dead.iter().filter_map(range).collect();
-    tracing::info!(segments = segments.len(), bytes = freed, "removing segments of which nothing is needed");
-    let since = since.expect("asked at least once");
-    upkeep(&engine.log, |reply| Upkeep::Remove { since, segments, reply }).await
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::leases::GivenUp;
-use crate::embedded::log::{Log, Operation, PublishOperation, Settle};
+use crate::embedded::log::transaction::{Publication, Settle, Transaction};
+use crate::embedded::log::{Log, Operation};
 use crate::embedded::progress::Committed;
 use crate::embedded::topic::TopicHandle;
-use crate::engine::{Error, ReadLimit, Result};
+use crate::engine::{Error, ReadLimit, Result, Terms};
 use crate::model::{DeadLetter, Durability, Name, Offset, Timestamp};
 
 /// What burying a message takes.
@@ -41,19 +42,25 @@ impl Burial {
             time: Timestamp::now(),
         };
         let envelope = letter.mark(&message.envelope).0;
-        let bytes = envelope.len();
-        let place = self.log.place(bytes).await?;
+        let place = self.log.place(envelope.len()).await?;
         let (reply, receipt) = oneshot::channel();
-        self.log.submit(Operation::Publish(PublishOperation {
+        let envelopes = vec![envelope];
+        let publication = Publication {
             topic: self.dead_letters,
-            envelopes: vec![envelope],
-            bytes,
+            marks: self.log.marker.marks(&envelopes),
+            envelopes,
+            terms: Terms::default(),
+            deduplicate: false,
+            operation: None,
+        };
+        let (ranges, committed) = (vec![(offset, offset)], self.committed);
+        self.log.submit(Operation::Commit(Transaction {
+            publishes: vec![publication],
+            settles: vec![Settle { subscription, ranges, committed, only_in: None }],
             durability: Durability::Fsynced,
-            expected_last: None,
-            settle: Some(Settle { subscription, ranges: vec![(offset, offset)], committed: self.committed }),
             reply: Some(reply),
-            _place: place,
+            place,
         }));
-        self.log.answer(receipt).await.map(|_receipt| ())
+        self.log.answer(receipt).await.map(|_receipts| ())
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! A plain struct: no I/O, no clock, no lock. Every call that depends on time takes `now`.
 
+mod reserve;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::reserve::Reserved;
 use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
 use crate::engine::{Credit, Failure, Retry};
@@ -48,6 +51,8 @@ pub(crate) struct Leases {
     given_up: BTreeMap<Offset, GivenUp>,
     /// Those of them that nobody has taken care of yet.
     unburied: VecDeque<Offset>,
+    /// Messages whose settlement is part of a commit on its way.
+    reserved: BTreeMap<Offset, Reserved>,
     /// The waiting messages by the time they are due.
     due: BTreeSet<(Instant, Offset)>,
     /// No lease ends before it.
@@ -126,6 +131,7 @@ impl Leases {
             waiting: BTreeMap::new(),
             given_up: BTreeMap::new(),
             unburied: VecDeque::new(),
+            reserved: BTreeMap::new(),
             due: BTreeSet::new(),
             next_deadline: None,
             consumers: BTreeMap::new(),
@@ -249,6 +255,9 @@ impl Leases {
 
     /// Which message to hand out next. With `skip_again`, only new ones, as far as the order allows.
     pub(crate) fn next(&self, now: Instant, skip_again: bool) -> Next {
+        if self.reserved_holds_back() {
+            return Next::Nothing;
+        }
         let again = match self.rules.mode {
             Mode::Shared => self.due.first().copied(),
             // A message to be redelivered holds back those after it.
@@ -285,10 +294,11 @@ impl Leases {
             && !self.waiting.contains_key(&offset)
             && !self.leased.contains_key(&offset)
             && !self.given_up.contains_key(&offset)
+            && !self.reserved.contains_key(&offset)
     }
 
     fn in_flight(&self) -> usize {
-        self.leased.len() + self.waiting.len() + self.given_up.len()
+        self.leased.len() + self.waiting.len() + self.given_up.len() + self.reserved.len()
     }
 
     /// Whether a message that would be handed out has no attempts left: it failed before a restart, or
@@ -367,7 +377,7 @@ impl Leases {
         if self.progress.is_settled(offset) {
             return Err(Failure::AlreadySettled);
         }
-        if self.given_up.contains_key(&offset) {
+        if self.given_up.contains_key(&offset) || self.reserved.contains_key(&offset) {
             return Err(Failure::Expired);
         }
         let current = match (self.leased.get(&offset), self.waiting.get(&offset)) {
@@ -389,7 +399,8 @@ impl Leases {
             let leased = self.leased.range(first..=last).map(|(&offset, _)| offset);
             let waiting = self.waiting.range(first..=last).map(|(&offset, _)| offset);
             let given_up = self.given_up.range(first..=last).map(|(&offset, _)| offset);
-            for offset in leased.chain(waiting).chain(given_up).collect::<Vec<_>>() {
+            let reserved = self.reserved.range(first..=last).map(|(&offset, _)| offset);
+            for offset in leased.chain(waiting).chain(given_up).chain(reserved).collect::<Vec<_>>() {
                 self.forget(offset);
             }
         }
@@ -408,6 +419,7 @@ impl Leases {
         self.waiting.clear();
         self.given_up.clear();
         self.unburied.clear();
+        self.reserved.clear();
         self.due.clear();
         self.next_deadline = None;
         for holder in self.consumers.values_mut() {
@@ -522,6 +534,7 @@ impl Leases {
     fn forget(&mut self, offset: Offset) {
         if self.unlease(offset).is_none() && self.unwait(offset).is_none() {
             self.given_up.remove(&offset);
+            self.reserved.remove(&offset);
         }
     }
 }

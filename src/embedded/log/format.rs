@@ -15,13 +15,15 @@ pub(crate) const SEGMENT_HEADER: usize = 40;
 pub(crate) const FRAME_HEADER: usize = 40;
 /// Frames begin at multiples of this many bytes.
 pub(crate) const ALIGNMENT: usize = 8;
-/// No payload is longer: the largest publish, with room for the framing of its messages.
-pub(crate) const MAX_PAYLOAD: usize = 32 << 20;
+/// No payload is longer: the largest publish, with room for the framing of its messages, or all ids and keys
+/// that are remembered of a topic.
+pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"COLUMBA\n";
 const FRAME_MAGIC: [u8; 4] = *b"CLBf";
 const CHECKSUM_AT: std::ops::Range<usize> = 12..16;
-const RECORD_HEADER: usize = 8;
+/// Size of a record's header.
+pub(crate) const RECORD_HEADER: usize = 8;
 
 /// Which log a file belongs to. Random, and part of every checksum: bytes of another log, or bytes
 /// that a client put into a message, never look like a frame of this one.
@@ -205,6 +207,8 @@ pub(crate) enum RecordKind {
     Removed = 13,
     /// Messages moved out of a segment that goes.
     Relocated = 14,
+    /// All ids and keys that are remembered of a topic's messages.
+    Names = 15,
 }
 
 /// One record of a transaction, its body not yet read.

@@ -1,6 +1,7 @@
 //! The one log: segments of frames, one writer, many readers.
 //!
-//! In reading order: [`mod@format`] has the bytes, [`writer`] appends them, [`reader`] finds messages by
+//! In reading order: [`mod@format`] has the bytes, a [`transaction`] becomes some of them, [`writer`]
+//! appends them as [`plan`] says, [`reader`] finds messages by
 //! [`index`] in the [`tail`] or on disk, [`recovery`] reads it all again after a crash with
 //! [`scan`], [`housekeeper`] does what can wait, and all of them touch the disk through [`fs`].
 
@@ -11,6 +12,7 @@ pub(crate) mod fs_real;
 pub(crate) mod fs_sim;
 pub(crate) mod housekeeper;
 pub(crate) mod index;
+mod plan;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 pub(crate) mod relocated;
@@ -19,21 +21,22 @@ pub(crate) mod segments;
 pub(crate) mod sidecar;
 mod space;
 pub(crate) mod tail;
+pub(crate) mod transaction;
 pub(crate) mod writer;
 
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::reader::Reader;
+use self::transaction::{Settle, Transaction};
 use super::attempts::Unwritten;
+use super::names::Marker;
 use super::progress::Committed;
-use super::topic::TopicHandle;
 use crate::engine::{Error, Result};
-use crate::model::{Durability, Offset, Receipt};
+use crate::model::Offset;
 
 /// How long a call waits for a place in the write queue.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,8 +47,8 @@ const OPERATION_BYTES: usize = 256;
 
 /// What the writer is asked to do. The answer comes when it is durable.
 pub(crate) enum Operation {
-    /// Append messages.
-    Publish(PublishOperation),
+    /// Append messages, and settle others in the same step.
+    Commit(Transaction),
     /// Settle messages; answers with the subscription's floor.
     Settle {
         /// Which.
@@ -85,45 +88,6 @@ pub(crate) enum Operation {
     },
 }
 
-/// Messages to append to one topic.
-pub(crate) struct PublishOperation {
-    /// The topic.
-    pub(crate) topic: Arc<TopicHandle>,
-    /// The messages, at least one.
-    pub(crate) envelopes: Vec<Bytes>,
-    /// Bytes of all messages.
-    pub(crate) bytes: usize,
-    /// When to answer.
-    pub(crate) durability: Durability,
-    /// The last offset that the topic must have; 0 for none.
-    pub(crate) expected_last: Option<Offset>,
-    /// What is settled in the same transaction.
-    pub(crate) settle: Option<Settle>,
-    /// Gets the receipt; none left once it has.
-    pub(crate) reply: Option<oneshot::Sender<Result<Receipt>>>,
-    /// The operation's place in the queue, given back when it is done.
-    pub(crate) _place: Place,
-}
-
-/// Messages of a subscription to settle.
-pub(crate) struct Settle {
-    /// The subscription's number.
-    pub(crate) subscription: u64,
-    /// First and last offsets.
-    pub(crate) ranges: Vec<(Offset, Offset)>,
-    /// Where what is durable is kept for others to see.
-    pub(crate) committed: Arc<Committed>,
-}
-
-impl PublishOperation {
-    /// Answers, if that was not done yet. Whoever does not wait any more does not need the answer.
-    fn answer(mut self, result: Result<Receipt>) {
-        if let Some(reply) = self.reply.take() {
-            let _ = reply.send(result);
-        }
-    }
-}
-
 /// A place in the write queue.
 pub(crate) type Place = OwnedSemaphorePermit;
 
@@ -138,6 +102,8 @@ pub(crate) struct Log {
     failure: watch::Receiver<Option<String>>,
     /// Reads messages.
     pub(crate) reader: Arc<Reader>,
+    /// Makes marks of messages.
+    pub(crate) marker: Marker,
 }
 
 impl Log {
@@ -147,9 +113,10 @@ impl Log {
         capacity: usize,
         failure: watch::Receiver<Option<String>>,
         reader: Arc<Reader>,
+        marker: Marker,
     ) -> Self {
         let waiting = Arc::new(Semaphore::new(WAITING_PER_PLACE * capacity));
-        Self { queue, places: Arc::new(Semaphore::new(capacity)), waiting, capacity, failure, reader }
+        Self { queue, places: Arc::new(Semaphore::new(capacity)), waiting, capacity, failure, reader, marker }
     }
 
     /// Waits for a place in the write queue for so many bytes; not long, nor with too many others.

@@ -16,6 +16,7 @@ use super::segments::{self, Segments};
 use super::sidecar::{self, SegmentIndex, Source, index_of};
 use super::writer::LogEnd;
 use crate::embedded::checkpoint;
+use crate::embedded::names::Marker;
 use crate::embedded::state::{Record, State, UnknownRecord};
 
 /// The sequence number of a log's first frame.
@@ -350,7 +351,7 @@ impl Replay<'_> {
         let payload = bytes.slice(FRAME_HEADER..FRAME_HEADER + frame.length as usize);
         for raw in records(payload).ok_or(UnknownRecord(0))? {
             let record = Record::read(&raw)?;
-            self.state.apply(&record, frame.time);
+            self.state.apply(&record, frame.time, Marker::new(self.log));
             match &record {
                 Record::Sweep(sweep) => self.sweep(sweep.since),
                 record => {
@@ -370,9 +371,7 @@ impl Replay<'_> {
             return;
         }
         let stated = &self.stated;
-        let is_there = |id: &u64| stated.get(id).is_some_and(|&told| told >= since);
-        self.state.topics.retain(|id, _| is_there(id));
-        self.state.subscriptions.retain(|id, _| is_there(id));
+        self.state.retain(|id| stated.get(&id).is_some_and(|&told| told >= since));
     }
 
     fn file(&self, segment: u64) -> io::Result<Arc<dyn File>> {

@@ -15,16 +15,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 
-use super::format::{self, FrameKind, LogId, Publish, RecordKind, SEGMENT_HEADER, Trim};
+use super::format::{self, FrameKind, LogId, RecordKind, SEGMENT_HEADER, Trim};
 use super::fs::{File, Fs};
 use super::housekeeper::Task;
 use super::index::{Part, Run};
+use super::plan::{Planned, plan};
 use super::segments::{self, BALLAST, Segments};
 use super::sidecar::{SegmentIndex, Source};
 use super::space::{SPACE_CHECK, Space};
 use super::tail::Tail;
-use super::{Operation, PublishOperation, Settle};
+use super::transaction::{Publication, Settle, Transaction};
+use super::{Operation, Place};
 use crate::embedded::checkpoint;
+use crate::embedded::names::Marker;
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::state::{Record, State};
 use crate::embedded::topic::TopicHandle;
@@ -98,9 +101,13 @@ pub(crate) struct Writer {
 
 /// An operation that is in the batch, and whom to answer.
 enum Pending {
-    Publish {
-        operation: PublishOperation,
-        run: Run,
+    Commit {
+        appended: Vec<Appended>,
+        receipts: Vec<Receipt>,
+        durability: Durability,
+        /// None left once it has the receipts.
+        reply: Option<oneshot::Sender<Result<Vec<Receipt>, Error>>>,
+        _place: Place,
     },
     Progress {
         floor: Offset,
@@ -132,6 +139,13 @@ enum Pending {
     Close {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// What a frame appends to a topic.
+struct Appended {
+    topic: Arc<TopicHandle>,
+    run: Run,
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -218,20 +232,9 @@ impl Writer {
     /// Encodes an operation into the batch, or answers it at once when it cannot be done.
     fn add(&mut self, batch: &mut Batch, operation: Operation) -> io::Result<()> {
         match operation {
-            Operation::Publish(operation) => {
-                if operation.topic.is_deleted() {
-                    let error = Error::TopicNotFound(operation.topic.name.clone());
-                    operation.answer(Err(error));
-                    return Ok(());
-                }
-                if let Err(error) = self.check_space() {
-                    operation.answer(Err(error));
-                    return Ok(());
-                }
-                self.add_publish(batch, operation)
-            }
+            Operation::Commit(transaction) => self.add_transaction(batch, transaction),
             Operation::Settle { settle, reply } => {
-                self.frame(batch, settle_size(&settle), |payload| write_settle(payload, &settle))?;
+                self.frame(batch, settle.written_size(), |payload| settle.write(payload))?;
                 // Only now: had the segment rolled, its checkpoint must not know of this yet.
                 self.settle(batch, settle, reply);
                 Ok(())
@@ -263,7 +266,7 @@ impl Writer {
                 self.frame(batch, body.len(), |payload| {
                     format::write_record(payload, kind, |out| out.put_slice(&body));
                 })?;
-                self.parts.state.apply(&record, self.last_time);
+                self.parts.state.apply(&record, self.last_time, Marker::new(self.parts.log));
                 self.catalog_changed = true;
                 batch.pending.push(Pending::Change { reply });
                 Ok(())
@@ -276,41 +279,52 @@ impl Writer {
         }
     }
 
-    fn add_publish(&mut self, batch: &mut Batch, mut operation: PublishOperation) -> io::Result<()> {
-        let id = operation.topic.id;
-        let Some(topic) = self.parts.state.topics.get(&id) else {
-            let error = Error::TopicNotFound(operation.topic.name.clone());
-            operation.answer(Err(error));
-            return Ok(());
-        };
-        let first = topic.next;
-        if let Some(expected) = operation.expected_last.filter(|&expected| expected != first - 1) {
-            let (topic, actual) = (operation.topic.name.clone(), first - 1);
-            operation.answer(Err(Error::Moved { topic, expected, actual }));
-            return Ok(());
+    fn add_transaction(&mut self, batch: &mut Batch, mut transaction: Transaction) -> io::Result<()> {
+        let now = self.last_time.max(Timestamp::now());
+        let mut planned = plan(&self.parts.state, &mut transaction, now);
+        if transaction.appends() {
+            planned = planned.and_then(|planned| self.check_space().map(|()| planned));
         }
-        let last = first + operation.envelopes.len() as u64 - 1;
-        let also = operation.settle.as_ref();
-        let size =
-            Publish::written_size(operation.envelopes.len(), operation.bytes) + also.map_or(0, settle_size);
-        let (position, length) = self.frame(batch, size, |payload| {
-            format::write_record(payload, RecordKind::Publish, |body| {
-                Publish::write(body, id, first, operation.envelopes.iter());
-            });
-            if let Some(settle) = also {
-                write_settle(payload, settle);
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                transaction.answer(Err(error));
+                return Ok(());
             }
-        })?;
-        self.parts.state.append(id, last, operation.bytes as u64, self.last_time);
-        let bytes = u32::try_from(operation.bytes).expect("a publish is limited in bytes");
-        let run = Run { first, last, time: self.last_time, position, length, bytes };
-        self.space.spend(u64::from(length));
-        if let Some(settle) = operation.settle.take() {
+        };
+        let mut place = (0, 0);
+        if transaction.appends() || !transaction.settles.is_empty() {
+            let (size, firsts) = (transaction.written_size(), planned.iter().map(|planned| planned.first));
+            place = self.frame(batch, size, |payload| transaction.write(payload, firsts))?;
+            self.space.spend(u64::from(place.1));
+        }
+        let Transaction { publishes, settles, durability, reply, place: held } = transaction;
+        let (mut appended, mut receipts) = (Vec::with_capacity(publishes.len()), Vec::new());
+        for (publication, planned) in publishes.into_iter().zip(planned) {
+            receipts.push(receipt(&publication, planned));
+            appended.extend(self.append(publication, receipts[receipts.len() - 1].first, place));
+        }
+        for settle in settles {
             // Nobody waits for the floor: the receipt tells that all of it is durable.
             self.settle(batch, settle, oneshot::channel().0);
         }
-        batch.pending.push(Pending::Publish { operation, run });
+        batch.pending.push(Pending::Commit { appended, receipts, durability, reply, _place: held });
         Ok(())
+    }
+
+    /// Notes what a frame of the batch appends to a topic.
+    fn append(&mut self, publication: Publication, first: Offset, place: (u32, u32)) -> Option<Appended> {
+        let count = publication.envelopes.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        let (id, bytes, last) = (publication.topic.id, publication.bytes() as u64, first + count - 1);
+        let (time, (position, length)) = (self.last_time, place);
+        self.parts.state.append(id, last, bytes, time);
+        self.parts.state.names.remember(id, first, publication.marks.into_iter(), time);
+        let run_bytes = u32::try_from(bytes).expect("a publish is limited in bytes");
+        let run = Run { first, last, time, position, length, bytes: run_bytes };
+        Some(Appended { topic: publication.topic, run, bytes })
     }
 
     /// Refuses what can be done without while there is little space.
@@ -354,8 +368,8 @@ impl Writer {
             let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
             let written = self.with_space(|_| file.write_at(&bytes, at));
             self.fatal(written)?;
-            for publish in &mut pending {
-                publish.answer_buffered();
+            for done in &mut pending {
+                done.answer_buffered();
             }
             if !pending.is_empty() {
                 self.fatal(file.sync())?;
@@ -375,18 +389,19 @@ impl Writer {
     fn answer(&mut self, pending: Vec<Pending>) {
         let mut shown = Shown { segment: self.parts.end.segment, current: None };
         for done in &pending {
-            let topic = match done {
-                Pending::Publish { operation, run } => {
-                    shown.add(&operation.topic, *run, operation.bytes as u64);
-                    &operation.topic
+            match done {
+                Pending::Commit { appended, .. } => {
+                    for Appended { topic, run, bytes } in appended {
+                        shown.add(topic, *run, *bytes);
+                        self.parts.touched.entry(topic.id).or_insert_with(|| Arc::clone(topic));
+                    }
                 }
                 Pending::Relocate { topic, run, dropped, .. } => {
                     topic.put(Part::new(self.parts.end.segment, &[*run].into()), *dropped);
-                    topic
+                    self.parts.touched.entry(topic.id).or_insert_with(|| Arc::clone(topic));
                 }
-                _ => continue,
-            };
-            self.parts.touched.entry(topic.id).or_insert_with(|| Arc::clone(topic));
+                _ => {}
+            }
         }
         shown.finish();
         for done in pending {
@@ -529,21 +544,21 @@ impl Pending {
 
     /// The batch was written but not synced: enough for some.
     fn answer_buffered(&mut self) {
-        if let Self::Publish { operation, run } = self
-            && operation.durability == Durability::Buffered
-            && let Some(reply) = operation.reply.take()
+        if let Self::Commit { receipts, durability: Durability::Buffered, reply, .. } = self
+            && let Some(reply) = reply.take()
         {
-            let receipt = Receipt { first: run.first, last: run.last, durability: Durability::Buffered };
-            let _ = reply.send(Ok(receipt));
+            let buffered = |receipt| Receipt { durability: Durability::Buffered, ..receipt };
+            let _ = reply.send(Ok(std::mem::take(receipts).into_iter().map(buffered).collect()));
         }
     }
 
     /// The batch is durable. Whoever does not wait for the answer any more does not need it.
     fn answer(self) {
         match self {
-            Self::Publish { operation, run } => {
-                let receipt = Receipt { first: run.first, last: run.last, durability: Durability::Fsynced };
-                operation.answer(Ok(receipt));
+            Self::Commit { receipts, reply, .. } => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Ok(receipts));
+                }
             }
             Self::Progress { floor, settled, committed, reply } => {
                 committed.set(floor, settled);
@@ -595,14 +610,11 @@ impl<'a> Shown<'a> {
     }
 }
 
-fn settle_size(settle: &Settle) -> usize {
-    16 + 16 * settle.ranges.len()
-}
-
-fn write_settle(payload: &mut BytesMut, settle: &Settle) {
-    format::write_record(payload, RecordKind::Settle, |body| {
-        format::write_settle(body, settle.subscription, &settle.ranges);
-    });
+/// What a publication gets once it is durable.
+fn receipt(publication: &Publication, planned: Planned) -> Receipt {
+    let (first, count) = (planned.first, publication.envelopes.len() as u64);
+    let (first, last) = if count == 0 { (0, 0) } else { (first, first + count - 1) };
+    Receipt { first, last, duplicates: planned.duplicates, durability: Durability::Fsynced }
 }
 
 fn encode_change(record: &Record) -> (RecordKind, Bytes) {

@@ -105,7 +105,8 @@ async fn a_buffered_receipt_says_so_and_readers_see_only_what_is_safe() {
     fs.set_faults(Faults { syncs_before_error: Some(0), ..Faults::default() });
     let envelopes = vec![Envelope(Bytes::from_static(b"x"))];
     let receipt = engine.submit(&name("orders"), envelopes, Durability::Buffered.into()).await.unwrap().await;
-    assert_eq!(receipt, Ok(Receipt { first: 1, last: 1, durability: Durability::Buffered }));
+    let durability = Durability::Buffered;
+    assert_eq!(receipt, Ok(Receipt { first: 1, last: 1, duplicates: Vec::new(), durability }));
     engine.failed().await;
     assert_eq!(engine.topic(&name("orders")).await.unwrap().last_offset, 0, "never synced, never seen");
 }

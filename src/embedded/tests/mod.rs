@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole, on a simulated disk.
 
 mod cleaning;
+mod commits;
 mod conformance;
 mod crash;
 mod damage;
@@ -9,6 +10,7 @@ mod golden;
 mod idle;
 mod joining;
 mod leases;
+mod names;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -74,6 +74,33 @@ pub(super) fn envelope(text: impl Into<Vec<u8>>) -> Envelope {
     Envelope(Bytes::from(text.into()))
 }
 
+/// A `columba.v1.Message` with an id, a key and data.
+pub(super) fn named(id: &str, key: &str, data: &str) -> Envelope {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Message {
+        #[prost(string, tag = "1")]
+        data: String,
+        #[prost(string, tag = "2")]
+        key: String,
+        #[prost(string, tag = "4")]
+        id: String,
+    }
+    let message = Message { data: data.into(), key: key.into(), id: id.into() };
+    Envelope(prost::Message::encode_to_vec(&message).into())
+}
+
+/// Whether the harness can open its engine again.
+pub(super) fn persistent(harness: &impl Harness) -> bool {
+    harness.engine().capabilities().persistent
+}
+
+/// Closes the engine and opens another on the same data.
+pub(super) async fn reopened(harness: &mut impl Harness, fixture: Fixture) -> Fixture {
+    drop(fixture);
+    harness.reopen().await;
+    Fixture::as_is(harness)
+}
+
 pub(super) fn messages(messages: u32) -> Credit {
     Credit { messages, ..FREELY }
 }

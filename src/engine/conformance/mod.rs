@@ -12,12 +12,15 @@
 //! ended is brought about with an extension by zero. No case is about speed.
 
 pub(crate) mod closing;
+pub(crate) mod commits;
 pub(crate) mod consuming;
 pub(crate) mod credit;
 pub(crate) mod dead_letters;
+pub(crate) mod duplicates;
 pub(crate) mod ephemeral;
 pub(crate) mod exclusive;
 mod fixture;
+pub(crate) mod keys;
 pub(crate) mod pausing;
 pub(crate) mod persistence;
 pub(crate) mod publishing;
@@ -66,6 +69,26 @@ macro_rules! conformance_suite {
                 the_largest_request_is_one_piece, receipts_say_what_was_reached,
                 buffered_messages_arrive, an_expected_last_offset_is_kept_to,
                 of_many_that_expect_the_same_one_is_stored,
+            }
+            duplicates {
+                are_stored_once, without_an_id_are_none, within_one_request_are_found,
+                topics_are_told_apart, are_as_safe_as_was_asked, are_forgotten_after_the_window,
+                are_forgotten_when_the_window_is_closed, are_forgotten_with_their_topic,
+                expect_nothing_if_all_are, a_refused_message_is_not_remembered,
+                of_concurrent_publishers_one_is_stored, are_remembered_across_a_restart,
+            }
+            keys {
+                an_expected_offset_is_kept_to, without_an_index_nothing_is_expected,
+                an_accepted_request_is_accepted_again, of_many_that_expect_the_same_one_is_stored,
+                a_recreated_topic_starts_over, are_known_after_a_restart,
+            }
+            commits {
+                everything_happens, acks_or_publishes_alone_are_fine, an_operation_sees_those_before_it,
+                a_failed_expectation_undoes_all, an_unknown_name_undoes_all,
+                an_id_without_effect_undoes_all, duplicates_are_no_error,
+                of_commits_of_the_same_message_one_succeeds, acks_from_before_a_seek_undo_all,
+                a_seek_meanwhile_comes_before_or_after, durability_is_the_highest_asked_for,
+                what_was_committed_stays,
             }
             reading {
                 starts_where_asked, a_time_means_the_first_message_since, stops_at_the_limits,

@@ -3,21 +3,11 @@
 use super::Harness;
 use super::fixture::{
     ACK, EVERYTHING, FREELY, Fixture, LONG, PLENTY, attempts, envelope, nack, name, next_n, offsets,
-    subscription, topic,
+    persistent, reopened, subscription, topic,
 };
 use super::pausing::set_paused;
 use crate::engine::{Error, Failure, Intent, SubscriptionChange, TopicChange};
 use crate::model::{Mode, RetryPolicy, Start, SubscriptionSettings, TopicSettings};
-
-async fn reopened(harness: &mut impl Harness, fixture: Fixture) -> Fixture {
-    drop(fixture);
-    harness.reopen().await;
-    Fixture::as_is(harness)
-}
-
-fn persistent(harness: &impl Harness) -> bool {
-    harness.engine().capabilities().persistent
-}
 
 pub(crate) async fn topics_and_messages_stay(mut harness: impl Harness) {
     if !persistent(&harness) {

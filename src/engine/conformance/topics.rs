@@ -19,6 +19,8 @@ fn unusual() -> TopicSettings {
         durability: Durability::Buffered,
         max_message_bytes: 1_000,
         retention: Retention { max_messages: Some(1_000), ..Retention::default() },
+        dedupe_window: Duration::from_secs(7),
+        key_index: true,
     }
 }
 
@@ -104,6 +106,7 @@ pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
         TopicChange { durability: Some(Durability::Buffered), ..TopicChange::default() },
         TopicChange { max_message_bytes: Some(77), ..TopicChange::default() },
         TopicChange { retention: Some(kept.clone()), ..TopicChange::default() },
+        TopicChange { dedupe_window: Some(Duration::ZERO), ..TopicChange::default() },
     ];
     let mut expected = before.clone();
     for (change, revision) in all.into_iter().zip(2..) {
@@ -113,6 +116,7 @@ pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
         expected.settings.max_message_bytes =
             change.max_message_bytes.unwrap_or(expected.settings.max_message_bytes);
         expected.settings.retention = change.retention.clone().unwrap_or(expected.settings.retention);
+        expected.settings.dedupe_window = change.dedupe_window.unwrap_or(expected.settings.dedupe_window);
         let changed = engine.update_topic(&topic(), change, None, Intent::Apply).await.unwrap();
         assert_eq!(changed, expected);
         assert_eq!(engine.topic(&topic()).await.unwrap(), expected);

@@ -1,11 +1,13 @@
 //! The messages of one topic, in a vector.
 
-use crate::engine::{Error, ReadLimit, Result};
+use crate::engine::{Error, ReadLimit, Result, Terms};
 use crate::model::{
-    Envelope, Name, Offset, Retention, Start, StoredMessage, Timestamp, Topic, TopicSettings,
+    Duplicate, Durability, Envelope, Name, Offset, Receipt, Retention, Start, StoredMessage, Timestamp,
+    Topic, TopicSettings,
 };
 
 /// A topic and its messages. Offset `n` is at index `n - 1`; what is dropped is only hidden.
+#[derive(Clone)]
 pub(super) struct Log {
     /// No later topic of the same name shares it.
     pub(super) number: u64,
@@ -13,6 +15,8 @@ pub(super) struct Log {
     pub(super) settings: TopicSettings,
     pub(super) revision: u64,
     create_time: Timestamp,
+    /// The ids up to here are forgotten, however long the window is.
+    forgotten: Offset,
     messages: Vec<StoredMessage>,
     /// The oldest message that is left, or the next one if none is.
     first: Offset,
@@ -21,7 +25,24 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(number: u64, name: Name, settings: TopicSettings) -> Self {
         let create_time = Timestamp::now();
-        Self { number, name, settings, revision: 1, create_time, messages: Vec::new(), first: 1 }
+        Self {
+            number,
+            name,
+            settings,
+            revision: 1,
+            create_time,
+            forgotten: 0,
+            messages: Vec::new(),
+            first: 1,
+        }
+    }
+
+    /// Replaces what its owner chose.
+    pub(super) fn set_settings(&mut self, settings: TopicSettings) {
+        let before = std::mem::replace(&mut self.settings, settings);
+        if before.dedupe_window.is_zero() || self.settings.dedupe_window.is_zero() {
+            self.forgotten = self.last();
+        }
     }
 
     /// The topic as users see it.
@@ -77,8 +98,49 @@ impl Log {
         self.messages.get(index(offset))
     }
 
-    /// Refuses what was to follow another message than the newest.
-    pub(super) fn check_last(&self, expected: Option<Offset>) -> Result<()> {
+    /// Adds the messages that are no duplicates or, if something is not as it must be, none.
+    pub(super) fn publish(&mut self, messages: Vec<Envelope>, terms: Terms) -> Result<Receipt> {
+        let limit = self.settings.max_message_bytes;
+        let too_large = |message: &Envelope| message.len() > limit as usize;
+        if let Some(index) = messages.iter().position(too_large) {
+            let size = messages[index].len();
+            return Err(Error::MessageTooLarge { topic: self.name.clone(), index, size, limit });
+        }
+        let key = messages[0].header().key.to_owned();
+        // What comes first in a request can make what comes later a duplicate, so all are added one by one.
+        let (before, mut duplicates) = (self.messages.len(), Vec::new());
+        for (index, message) in (0..).zip(messages) {
+            match self.find_id(message.header().id) {
+                Some(offset) => duplicates.push(Duplicate { index, offset }),
+                None => self.append(vec![message]),
+            }
+        }
+        let added = self.messages.split_off(before);
+        let (first, last) = (self.last() + 1, self.last() + added.len() as Offset);
+        let (first, last) = if added.is_empty() { (0, 0) } else { (first, last) };
+        if last > 0 {
+            self.check_last(terms.expected_last)?;
+            self.check_key(&key, terms.expected_key)?;
+        }
+        self.messages.extend(added);
+        Ok(Receipt { first, last, duplicates, durability: Durability::Buffered })
+    }
+
+    /// The message published within the window that has this id.
+    fn find_id(&self, id: &str) -> Option<Offset> {
+        let window = self.settings.dedupe_window;
+        if id.is_empty() || window.is_zero() {
+            return None;
+        }
+        let now = self.next_time();
+        let remembered = |message: &&StoredMessage| {
+            message.offset > self.forgotten && message.publish_time.after(window) >= now
+        };
+        let mut newest_first = self.messages.iter().rev().take_while(remembered);
+        newest_first.find(|message| message.envelope.header().id == id).map(|message| message.offset)
+    }
+
+    fn check_last(&self, expected: Option<Offset>) -> Result<()> {
         let (topic, actual) = (self.name.clone(), self.last());
         match expected {
             Some(expected) if expected != actual => Err(Error::Moved { topic, expected, actual }),
@@ -86,22 +148,26 @@ impl Log {
         }
     }
 
-    /// Adds all the messages or, if one is too large, none.
-    pub(super) fn append(&mut self, messages: Vec<Envelope>) -> Result<()> {
-        let limit = self.settings.max_message_bytes;
-        let too_large = |message: &Envelope| message.len() > limit as usize;
-        if let Some(index) = messages.iter().position(too_large) {
-            let size = messages[index].len();
-            return Err(Error::MessageTooLarge { topic: self.name.clone(), index, size, limit });
+    fn check_key(&self, key: &str, expected: Option<Offset>) -> Result<()> {
+        let Some(expected) = expected else { return Ok(()) };
+        let topic = self.name.clone();
+        if !self.settings.key_index {
+            return Err(Error::NoKeyIndex(topic));
         }
-        self.append_any(messages);
-        Ok(())
+        let last = self.messages.iter().rev().find(|message| message.envelope.header().key == key);
+        let actual = last.map_or(0, |message| message.offset);
+        if actual == expected { Ok(()) } else { Err(Error::KeyMoved { topic, expected, actual }) }
     }
 
-    /// Adds messages of any size.
-    pub(super) fn append_any(&mut self, messages: Vec<Envelope>) {
+    /// The time of a message that is published now.
+    fn next_time(&self) -> Timestamp {
         let newest = self.messages.last().map_or(Timestamp(0), |message| message.publish_time);
-        let publish_time = Timestamp::now().max(newest);
+        Timestamp::now().max(newest)
+    }
+
+    /// Adds messages as they are.
+    pub(super) fn append(&mut self, messages: Vec<Envelope>) {
+        let publish_time = self.next_time();
         for envelope in messages {
             let offset = self.last() + 1;
             self.messages.push(StoredMessage { topic: self.name.clone(), offset, publish_time, envelope });

@@ -6,6 +6,7 @@
 //! everything, deletes nothing on its own, and its cost grows with the number of waiting consumers.
 
 mod ack_id;
+mod commit;
 mod consumer;
 mod log;
 mod queue;
@@ -23,16 +24,16 @@ use self::consumer::{Durable, Ephemeral};
 use self::queue::Room;
 use self::state::State;
 use super::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, Purged, ReadLimit, Result,
-    Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt, Purged,
+    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
 };
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Offset, Receipt, Start, StoredMessage, Subscription,
-    SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
+    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
+    SubscriptionStats, Topic, TopicSettings,
 };
 
 /// Keeps everything in memory, and forgets it when dropped. Its receipts say
-/// [`Durability::Buffered`], whatever was asked for: it has no disk.
+/// [`Durability::Buffered`](crate::model::Durability::Buffered), whatever was asked for: it has no disk.
 #[derive(Default)]
 pub struct MemoryEngine(Arc<Shared>);
 
@@ -115,7 +116,7 @@ impl Shared {
 #[async_trait]
 impl Engine for MemoryEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "memory", persistent: false, exclusive: true }
+        Capabilities { engine: "memory", persistent: false, exclusive: true, commit: true }
     }
 
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
@@ -149,14 +150,12 @@ impl Engine for MemoryEngine {
     }
 
     async fn submit(&self, topic: &Name, messages: Vec<Envelope>, terms: Terms) -> Result<PendingReceipt> {
-        let receipt = self.0.change(|state| {
-            let log = state.log_mut(topic)?;
-            log.check_last(terms.expected_last)?;
-            let first = log.last() + 1;
-            log.append(messages)?;
-            Ok(Receipt { first, last: log.last(), durability: Durability::Buffered })
-        })?;
+        let receipt = self.0.change(|state| state.log_mut(topic)?.publish(messages, terms))?;
         Ok(Box::pin(std::future::ready(Ok(receipt))))
+    }
+
+    async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
+        self.0.change(|state| state.commit(operations))
     }
 
     async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>> {

@@ -301,7 +301,7 @@ impl Queue {
     }
 
     /// The message that an id stands for, if the id still counts.
-    fn find(&self, id: &[u8], keys: &AckIds) -> std::result::Result<Offset, Failure> {
+    pub(super) fn find(&self, id: &[u8], keys: &AckIds) -> std::result::Result<Offset, Failure> {
         let DeliveryRef { subscription, epoch, offset, attempt } = keys.open(id).ok_or(Failure::Unknown)?;
         if subscription != self.number {
             return Err(Failure::WrongSubscription);

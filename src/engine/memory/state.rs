@@ -90,12 +90,13 @@ impl State {
         settings.durability = change.durability.unwrap_or(settings.durability);
         settings.max_message_bytes = change.max_message_bytes.unwrap_or(settings.max_message_bytes);
         settings.retention = change.retention.unwrap_or(settings.retention);
+        settings.dedupe_window = change.dedupe_window.unwrap_or(settings.dedupe_window);
 
         check_settings(name, &settings)?;
         let revision = log.revision + u64::from(settings != log.settings);
         let topic = Topic { settings, revision, ..log.topic() };
         if intent == Intent::Apply {
-            log.settings = topic.settings.clone();
+            log.set_settings(topic.settings.clone());
             log.revision = revision;
             self.limited |= !topic.settings.retention.keeps_all();
         }
@@ -257,6 +258,14 @@ impl State {
         Ok(settled)
     }
 
+    /// Settles deliveries whose ids count.
+    pub(super) fn ack(&mut self, name: &Name, ids: Vec<Bytes>) -> Result<Offset> {
+        let queue = self.subscriptions.get_mut(name);
+        let queue = queue.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))?;
+        let ack = Settlement::Ack { cumulative: false };
+        Ok(queue.settle(ids, &ack, &self.ids, Instant::now()).committed_offset)
+    }
+
     /// A consumer is gone.
     pub(super) fn leave(&mut self, name: &Name, number: u64, consumer: u64) -> Result<()> {
         self.queue_numbered(name, number)?.0.leave(consumer, Instant::now());
@@ -264,14 +273,14 @@ impl State {
     }
 
     /// Puts the messages that a subscription has given up by now where they go.
-    fn bury(&mut self, name: &Name) -> Result<()> {
+    pub(super) fn bury(&mut self, name: &Name) -> Result<()> {
         let Some(queue) = self.subscriptions.get_mut(name) else { return Ok(()) };
         for letter in queue.give_up(Instant::now()) {
             let settings = &self.subscriptions[name].subscription.settings;
             if let Some(topic) = settings.retry.dead_letter_topic.clone() {
                 let message = self.topics[&settings.topic].get(letter.offset).expect("it was delivered");
                 let marked = letter.mark(&message.envelope);
-                self.log_mut(&topic)?.append_any(vec![marked]);
+                self.log_mut(&topic)?.append(vec![marked]);
             }
         }
         Ok(())

@@ -1,12 +1,14 @@
 //! The task that owns one subscription: it feeds the leases with what happens, fetches messages from
 //! the log, and hands them to consumers that wait.
 //!
-//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`] and [`give_up`] each add
+//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`give_up`] and
+//! [`reserve`] each add
 //! a part of the dispatcher.
 
 mod fetch;
 mod give_up;
 mod hand_out;
+mod reserve;
 mod settle;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,11 +21,13 @@ use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::fetch::Fetched;
+pub(crate) use self::reserve::Reservation;
 use super::ack_id::Signer;
 use super::leases::{ConsumerId, Leases, Rules};
 use crate::embedded::attempts::Unwritten;
 use crate::embedded::log::format::Seek;
-use crate::embedded::log::{Log, Operation, Place, Settle};
+use crate::embedded::log::transaction::Settle;
+use crate::embedded::log::{Log, Operation, Place};
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
@@ -68,6 +72,10 @@ pub(crate) enum Event {
         place: Option<Place>,
         reply: oneshot::Sender<SettleReply>,
     },
+    /// Acks are part of a commit: take their messages out of delivery.
+    Reserve { ids: Vec<Bytes>, reply: reserve::Reply },
+    /// The commit has come to its end.
+    Release { reservation: Reservation, committed: bool },
     /// Messages are asked for without a consumer.
     Pull(Pull),
     /// The owner changed the rules, and where dead letters go.
@@ -261,6 +269,8 @@ impl Dispatcher {
             Event::Settle { ids, settlement, place, reply } => {
                 let _ = reply.send(self.settle(ids, &settlement, place, now));
             }
+            Event::Reserve { ids, reply } => self.reserve(&ids, reply, now),
+            Event::Release { reservation, committed } => self.release(&reservation, committed, now),
             Event::Pull(pull) => self.pull(pull),
             Event::Rules(rules, dead_letters) => {
                 self.leases.set_rules(rules);
@@ -378,7 +388,7 @@ impl Dispatcher {
     /// Has the log remember what is settled.
     fn commit(&self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
         let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
-        let settle = Settle { subscription, ranges, committed };
+        let settle = Settle { subscription, ranges, committed, only_in: None };
         self.subject.log.submit(Operation::Settle { settle, reply });
     }
 

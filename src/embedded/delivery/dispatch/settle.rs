@@ -34,15 +34,10 @@ impl Dispatcher {
         SettleReply { failures, durable, place }
     }
 
-    fn settle_one(
-        &mut self,
-        id: &Bytes,
-        settlement: &Settlement,
-        now: Instant,
-        ranges: &mut Ranges,
-    ) -> std::result::Result<(), Failure> {
-        let AckId { subscription, epoch, offset, delivery, attempt } =
-            self.subject.signer.open(id).ok_or(Failure::Unknown)?;
+    /// The delivery that an id names, if it still counts.
+    pub(super) fn check(&self, id: &[u8]) -> std::result::Result<AckId, Failure> {
+        let ack_id = self.subject.signer.open(id).ok_or(Failure::Unknown)?;
+        let AckId { subscription, epoch, offset, delivery, attempt } = ack_id;
         if subscription != self.subject.id {
             return Err(Failure::WrongSubscription);
         }
@@ -50,6 +45,17 @@ impl Dispatcher {
             return Err(Failure::Expired);
         }
         self.leases.check(offset, delivery, attempt)?;
+        Ok(ack_id)
+    }
+
+    fn settle_one(
+        &mut self,
+        id: &Bytes,
+        settlement: &Settlement,
+        now: Instant,
+        ranges: &mut Ranges,
+    ) -> std::result::Result<(), Failure> {
+        let AckId { offset, delivery, .. } = self.check(id)?;
         match settlement {
             Settlement::Ack { cumulative } => {
                 let first = if *cumulative { self.leases.progress().floor() + 1 } else { offset };

@@ -12,6 +12,7 @@ use crate::embedded::log::Place;
 use crate::embedded::log::format::{self, RecordKind, SEGMENT_HEADER, Sweep, Trim};
 use crate::embedded::log::index::Run;
 use crate::embedded::log::relocated::{Moved, Relocated};
+use crate::embedded::names::stored::StoredNames;
 use crate::embedded::stored::{StoredSubscription, StoredTopic};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Error, Result};
@@ -69,6 +70,8 @@ pub(crate) struct Restated {
     pub(crate) sequence: u64,
     /// The highest number in it; `None` if there was nothing more to tell.
     pub(crate) last: Option<u64>,
+    /// How many bytes it took.
+    pub(crate) bytes: u64,
 }
 
 impl Writer {
@@ -151,7 +154,7 @@ impl Writer {
         let (records, size) = self.records_after(after);
         let sequence = self.parts.end.sequence;
         let Some(&(last, ..)) = records.last() else {
-            let _ = reply.send(Ok(Restated { sequence, last: None }));
+            let _ = reply.send(Ok(Restated { sequence, last: None, bytes: 0 }));
             return Ok(());
         };
         self.frame(batch, size, |payload| {
@@ -159,7 +162,8 @@ impl Writer {
                 format::write_record(payload, *kind, |out| out.put_slice(body));
             }
         })?;
-        batch.pending.push(Pending::Restate { restated: Restated { sequence, last: Some(last) }, reply });
+        let restated = Restated { sequence, last: Some(last), bytes: size as u64 };
+        batch.pending.push(Pending::Restate { restated, reply });
         Ok(())
     }
 
@@ -173,16 +177,21 @@ impl Writer {
         while size < RESTATE_BYTES {
             let next_topic = topics.peek().map_or(u64::MAX, |(id, _)| **id);
             let next_subscription = subscriptions.peek().map_or(u64::MAX, |(id, _)| **id);
-            let record = if next_topic < next_subscription {
-                let Some((id, topic)) = topics.next() else { break };
-                (*id, RecordKind::TopicState, StoredTopic::from(topic).encode_to_vec())
-            } else {
-                let Some((id, subscription)) = subscriptions.next() else { break };
-                let stored = StoredSubscription::from(subscription);
-                (*id, RecordKind::SubscriptionState, stored.encode_to_vec())
+            let mut add = |id, kind, body: Vec<u8>| {
+                size += format::RECORD_HEADER + body.len();
+                records.push((id, kind, body));
             };
-            size += 8 + record.2.len();
-            records.push(record);
+            if next_topic < next_subscription {
+                let Some((&id, topic)) = topics.next() else { break };
+                add(id, RecordKind::TopicState, StoredTopic::from(topic).encode_to_vec());
+                if let Some(names) = state.names.topic(id) {
+                    add(id, RecordKind::Names, StoredNames::new(id, names).encode_to_vec());
+                }
+            } else {
+                let Some((&id, subscription)) = subscriptions.next() else { break };
+                let stored = StoredSubscription::from(subscription);
+                add(id, RecordKind::SubscriptionState, stored.encode_to_vec());
+            }
         }
         (records, size)
     }
