@@ -33,7 +33,8 @@ async fn what_is_sent_again_is_stored_once() {
     let request = || with("orders", &[("a", ""), ("", ""), ("b", "")]);
     let first = server.publisher().publish(request()).await.unwrap().into_inner();
     assert_eq!((first.first_offset, first.last_offset, first.duplicates.len()), (1, 3, 0));
-    let requests = (1..=3).map(move |request_id| PublishStreamRequest { request_id, publish: Some(request()) });
+    let requests =
+        (1..=3).map(move |request_id| PublishStreamRequest { request_id, publish: Some(request()) });
     let answers = server.publisher().publish_stream(stream::iter(requests)).await.unwrap().into_inner();
     let answers: Vec<_> = within(answers.collect()).await;
     for (answer, offset) in answers.into_iter().zip(4..) {
