@@ -464,6 +464,57 @@ fn publish_goes_on_after_an_outage_when_told_to() {
 }
 
 #[test]
+fn publish_with_ids_stores_nothing_twice_through_an_outage() {
+    let mut server = Server::start();
+    let mut publisher = interrupted_publish(&mut server, &["--retry", "--id-prefix", "run", "-o", "json"]);
+    server.process.restart();
+    publisher.write("c\n");
+    drop(publisher.stdin.take());
+    let summary: Value = serde_json::from_str(&publisher.line()).unwrap();
+    assert_eq!((&summary["messages"], &summary["possible_duplicates"]), (&3.into(), &0.into()));
+    let (status, stderr) = publisher.end();
+    assert_eq!(status, Some(0), "{stderr}");
+    assert_eq!(server.data("t"), ["a", "b", "c"]);
+
+    let again = server.run(&["publish", "t", "--id-prefix", "run"], "a\nb\nc\nd\n").ok();
+    assert!(again.contains("offsets 4 to 4; 3 are duplicates and were not stored again"), "{again}");
+    let again = server.run(&["publish", "t", "--id-prefix", "run"], "a\n").ok();
+    assert!(again.contains("messages/s; 1 is a duplicate and was not stored again"), "{again}");
+}
+
+#[test]
+fn ids_come_from_the_input_and_are_remembered_as_the_topic_says() {
+    let server = Server::start();
+    let topic = &server.json(&["topic", "create", "t", "--dedupe-window", "0s", "--key-index"])[0];
+    assert_eq!((&topic["dedupe_window"], &topic["key_index"]), (&"0s".into(), &true.into()));
+    let csv = server.file("in.csv", "order,amount\n1,5\n2,6\n");
+    let ndjson = server.file("in.ndjson", "{\"order\":2}\n{\"order\":3}\n");
+    let (csv, ndjson) = (csv.to_str().unwrap(), ndjson.to_str().unwrap());
+    for _ in 0..2 {
+        let note = server.run(&["publish", "t", "--file", csv, "--id", "order", "--retry"], "");
+        let stderr = String::from_utf8_lossy(&note.output.stderr).into_owned();
+        assert!(stderr.contains("remembers no ids"), "{stderr}");
+    }
+    assert_eq!(server.data("t").len(), 4);
+    let topic = &server.json(&["topic", "update", "t", "--dedupe-window", "1h"])[0];
+    assert_eq!(topic["dedupe_window"], "1h");
+    for _ in 0..2 {
+        server.ok(&["publish", "t", "--file", csv, "--id", "order"]);
+    }
+    assert_eq!(server.data("t").len(), 6);
+    let summary = &server.json(&["publish", "t", "--file", ndjson, "--id", "order"])[0];
+    assert_eq!((&summary["messages"], &summary["duplicates"]), (&2.into(), &1.into()));
+
+    server.run(&["publish", "t", "--id", "order"], "x\n").fails(2);
+    server.run(&["topic", "update", "t"], "").fails(2);
+    let error = server.run(&["publish", "t", "--expected-last-offset", "6", "x"], "").fails(1);
+    assert!(error.contains("is 7, not 6"), "{error}");
+    let input = "8\n9\n10\n";
+    server.run(&["publish", "t", "--expected-last-offset", "7", "--batch", "1"], input).ok();
+    assert_eq!(server.data("t")[7..], ["8", "9", "10"]);
+}
+
+#[test]
 fn completion_covers_the_commands() {
     let script = Ran::of(assert_cmd::Command::from_std(columba(&["completion", "bash"])), &[], "").ok();
     assert!(script.contains("--max-outstanding"));

@@ -81,10 +81,9 @@ pub(super) fn key_values(flag: &str, pairs: Vec<(String, String)>) -> Result<Has
 
 /// A span of time above zero, such as `30s` or `1h 30m`.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("give more than zero".into()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; give a duration such as 500ms, 30s or 1h")),
+    match duration(text)? {
+        Duration::ZERO => Err("give more than zero".into()),
+        duration => Ok(duration),
     }
 }
 
@@ -92,6 +91,12 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn large_size(text: &str) -> Result<u64, String> {
     let size: ByteSize = text.parse().map_err(|error| format!("{error}; give a size such as 10GiB"))?;
     Ok(size.as_u64())
+}
+
+/// A span of time, such as `30s` or `0s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let error = |error| format!("{error}; give a duration such as 500ms, 30s or 1h");
+    humantime::parse_duration(text).map_err(error)
 }
 
 /// A size that fits 32 bits, such as `65536` or `64KiB`.
@@ -134,6 +139,8 @@ mod tests {
     fn durations_and_sizes() {
         assert_eq!(positive_duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(positive_duration("0s").is_err());
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("").is_err());
         assert!(positive_duration("30").is_err());
         assert_eq!(size("64KiB"), Ok(65_536));
         assert_eq!(size("1000"), Ok(1000));

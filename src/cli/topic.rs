@@ -1,6 +1,7 @@
 //! `columba topic`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use tonic::transport::Channel;
@@ -13,16 +14,17 @@ use super::retention::{self, RetentionArgs};
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, PurgeTopicRequest,
-    StartPosition, Topic,
+    StartPosition, Topic, UpdateTopicRequest,
 };
 
 /// Topics asked for at once.
 const PAGE_SIZE: u32 = 1_000;
 
-/// Create, list, show and delete topics
+/// Create, change, list, show and delete topics
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TopicCommand {
     Create(CreateArgs),
+    Update(UpdateArgs),
     /// List topics
     #[command(after_help = "Example:\n  columba topic ls 'orders.>'")]
     Ls {
@@ -75,11 +77,39 @@ pub(super) struct CreateArgs {
     max_message_bytes: Option<u32>,
     #[command(flatten)]
     retention: RetentionArgs,
+    /// How long ids are remembered, so that a message published twice is stored once; 0s for not at all
+    /// [default: 2m, highest: 7d]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    dedupe_window: Option<Duration>,
+    /// Keep track of the last message of each key, for `expected_key_offset`; cannot be changed
+    #[arg(long)]
+    key_index: bool,
+}
+
+/// Change settings of a topic; those not given stay as they are
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  columba topic update orders.eu.created --dedupe-window 1h")]
+pub(super) struct UpdateArgs {
+    /// The topic
+    name: String,
+    /// The labels from now on, instead of those before; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse::key_value)]
+    labels: Vec<(String, String)>,
+    /// The durability of publishes that name none
+    #[arg(long, value_enum)]
+    durability: Option<Durability>,
+    /// The largest message, such as 64KiB; messages already stored are kept
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    max_message_bytes: Option<u32>,
+    /// How long ids are remembered; 0s forgets all of them
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    dedupe_window: Option<Duration>,
 }
 
 pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), Error> {
     match command {
         TopicCommand::Create(args) => create(args, context).await,
+        TopicCommand::Update(args) => update(args, context).await,
         TopicCommand::Ls { pattern } => list(pattern.unwrap_or_default(), context).await,
         TopicCommand::Describe { name } => describe(name, context).await,
         TopicCommand::Purge(args) => purge(args, context).await,
@@ -94,12 +124,46 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
         durability: parse::durability_number(args.durability),
         max_message_bytes: args.max_message_bytes.unwrap_or_default(),
         retention: args.retention.policy(),
+        dedupe_window: window(args.dedupe_window)?,
+        key_index: args.key_index,
         ..Topic::default()
     };
     let request = CreateTopicRequest { topic: Some(topic), validate_only: false };
     let mut client = TopicServiceClient::new(context.connect().await?);
     let created = client.create_topic(context.request(request)).await?.into_inner().topic;
     show(created, context)
+}
+
+/// A window as it is sent.
+fn window(value: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
+    let converted = value.map(prost_types::Duration::try_from).transpose();
+    converted.map_err(|error| Error::Usage(format!("--dedupe-window: {error}")))
+}
+
+async fn update(args: UpdateArgs, context: &Context) -> Result<(), Error> {
+    let given = [
+        ("labels", !args.labels.is_empty()),
+        ("durability", args.durability.is_some()),
+        ("max_message_bytes", args.max_message_bytes.is_some()),
+        ("dedupe_window", args.dedupe_window.is_some()),
+    ];
+    let paths: Vec<_> = given.iter().filter(|(_, given)| *given).map(|(path, _)| (*path).into()).collect();
+    if paths.is_empty() {
+        return Err(Error::Usage("nothing to change; see `columba topic update --help`".into()));
+    }
+    let topic = Topic {
+        name: args.name,
+        labels: parse::key_values("--label", args.labels)?,
+        durability: parse::durability_number(args.durability),
+        max_message_bytes: args.max_message_bytes.unwrap_or_default(),
+        dedupe_window: window(args.dedupe_window)?,
+        ..Topic::default()
+    };
+    let update_mask = Some(prost_types::FieldMask { paths });
+    let request = UpdateTopicRequest { topic: Some(topic), update_mask, validate_only: false };
+    let mut client = TopicServiceClient::new(context.connect().await?);
+    let updated = client.update_topic(context.request(request)).await?.into_inner().topic;
+    show(updated, context)
 }
 
 async fn list(filter: String, context: &Context) -> Result<(), Error> {
@@ -167,6 +231,8 @@ fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {
         ("durability", topic.durability.to_owned()),
         ("kept", retention::describe(topic.retention.as_ref())),
         ("largest message", output::size(topic.max_message_bytes.into())),
+        ("dedupe window", topic.dedupe_window.clone().unwrap_or_default()),
+        ("key index", if topic.key_index { "yes" } else { "no" }.to_owned()),
         ("labels", output::pairs(&topic.labels)),
         ("created", topic.create_time.clone().unwrap_or_default()),
         ("etag", topic.etag.clone()),
@@ -183,6 +249,8 @@ struct Shown {
     max_message_bytes: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     retention: Option<retention::Shown>,
+    dedupe_window: Option<String>,
+    key_index: bool,
     messages: u64,
     first_offset: u64,
     last_offset: u64,
@@ -200,6 +268,8 @@ impl From<Topic> for Shown {
             labels: topic.labels.into_iter().collect(),
             max_message_bytes: topic.max_message_bytes,
             retention: topic.retention.map(Into::into),
+            dedupe_window: output::duration(topic.dedupe_window.as_ref()),
+            key_index: topic.key_index,
             messages: (topic.last_offset + 1).saturating_sub(topic.first_offset),
             first_offset: topic.first_offset,
             last_offset: topic.last_offset,

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use csv::{ByteRecord, ReaderBuilder};
 
 use super::super::error::Error;
-use super::input::{BUFFER_BYTES, Record, Source};
+use super::input::{BUFFER_BYTES, Names, Record, Source};
 use super::quotes::QuoteGuard;
 
 /// The rows of a CSV file.
@@ -14,8 +14,8 @@ pub(super) struct Csv<R> {
     rows: csv::Reader<QuoteGuard<R>>,
     /// The columns' names, already written as JSON strings.
     columns: Vec<Vec<u8>>,
-    /// The column whose value is the key.
-    key: Option<usize>,
+    /// The columns whose values are the key and the id.
+    taken: Names<usize>,
     /// A text that means null, besides the empty one.
     null: Option<String>,
     row: ByteRecord,
@@ -23,12 +23,7 @@ pub(super) struct Csv<R> {
 
 impl<R: Read> Csv<R> {
     /// Reads the header.
-    pub(super) fn open(
-        name: String,
-        reader: R,
-        key: Option<&str>,
-        null: Option<String>,
-    ) -> Result<Self, Error> {
+    pub(super) fn open(name: String, reader: R, taken: Names, null: Option<String>) -> Result<Self, Error> {
         // Rows of any length are let through, to be refused in our own words.
         let mut rows = ReaderBuilder::new()
             .flexible(true)
@@ -37,10 +32,13 @@ impl<R: Read> Csv<R> {
         let header = rows.byte_headers().map_err(|error| cannot(&name, &error))?.clone();
         let header_line = rows.get_mut().next_row();
         let names = column_names(&name, header_line, &header)?;
-        let key = key.map(|key| find_key(&name, &names, key)).transpose()?;
+        let find = |flag, column: Option<String>| {
+            column.map(|column| find_column(&name, &names, flag, &column)).transpose()
+        };
+        let taken = Names { key: find("--key", taken.key)?, id: find("--id", taken.id)? };
         let columns = names.iter().map(|column| serde_json::to_vec(column).map_err(io::Error::from));
         let columns = columns.collect::<Result<_, _>>()?;
-        Ok(Self { name, rows, columns, key, null, row: ByteRecord::new() })
+        Ok(Self { name, rows, columns, taken, null, row: ByteRecord::new() })
     }
 
     fn bad(&self, line: u64, what: &str) -> Error {
@@ -83,12 +81,13 @@ impl<R: Read + Send> Source for Csv<R> {
             let (fields, columns) = (self.row.len(), self.columns.len());
             return Err(self.bad(line, &format!("the row has {fields} fields, and the header has {columns}")));
         }
-        let key = match self.key {
-            Some(column) => Some(self.text(line, &self.row[column])?.to_owned()),
-            None => None,
-        };
+        let text = |column| self.text(line, &self.row[column]).map(str::to_owned);
+        let (key, id) = (self.taken.key.map(text).transpose()?, self.taken.id.map(text).transpose()?);
+        if id.as_ref().is_some_and(String::is_empty) {
+            return Err(self.bad(line, "the row has an empty id"));
+        }
         let position = self.rows.position().byte();
-        Ok(Some(Record { data: self.object(line)?.into(), key, position }))
+        Ok(Some(Record { data: self.object(line)?.into(), key, id, position }))
     }
 
     fn at_hand(&self) -> bool {
@@ -127,9 +126,9 @@ fn column_names<'h>(name: &str, line: u64, header: &'h ByteRecord) -> Result<Vec
     Ok(names)
 }
 
-fn find_key(name: &str, names: &[&str], key: &str) -> Result<usize, Error> {
-    names.iter().position(|&column| column == key).ok_or_else(|| {
-        Error::Usage(format!("--key: {name} has no column {key:?}; its columns are {}", names.join(", ")))
+fn find_column(name: &str, names: &[&str], flag: &str, wanted: &str) -> Result<usize, Error> {
+    names.iter().position(|&column| column == wanted).ok_or_else(|| {
+        Error::Usage(format!("{flag}: {name} has no column {wanted:?}; its columns are {}", names.join(", ")))
     })
 }
 
@@ -162,7 +161,8 @@ mod tests {
 
     fn rows(input: &[u8], key: Option<&str>, null: Option<&str>) -> (Vec<(String, String)>, Option<String>) {
         let mut records = Vec::new();
-        let mut source = match Csv::open("in.csv".into(), input, key, null.map(Into::into)) {
+        let taken = Names { key: key.map(Into::into), id: None };
+        let mut source = match Csv::open("in.csv".into(), input, taken, null.map(Into::into)) {
             Ok(source) => source,
             Err(error) => return (records, Some(error.to_string())),
         };
@@ -247,6 +247,16 @@ mod tests {
             rows(b"a\n\xff\n", None, None).1.unwrap(),
             "in.csv line 2: \"\u{fffd}\" is not UTF-8; convert the file"
         );
+    }
+
+    #[test]
+    fn ids_come_from_a_column_and_are_never_empty() {
+        let taken = |id: &str| Names { key: None, id: Some(id.into()) };
+        let mut source = Csv::open("in.csv".into(), b"a,b\n1,x\n2,\n".as_slice(), taken("b"), None).unwrap();
+        assert_eq!(source.next().unwrap().unwrap().id.as_deref(), Some("x"));
+        assert_eq!(source.next().unwrap_err().to_string(), "in.csv line 3: the row has an empty id");
+        let error = Csv::open("in.csv".into(), b"a,b\n".as_slice(), taken("c"), None).err().unwrap();
+        assert_eq!(error.to_string(), "--id: in.csv has no column \"c\"; its columns are a, b");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) const BUFFER_BYTES: usize = 1 << 16;
 
 /// A source of messages.
 pub(super) trait Source: Send {
-    /// The next record: its data and key, or `None` at the end.
+    /// The next record: its data, key and id, or `None` at the end.
     fn next(&mut self) -> Result<Option<Record>, Error>;
 
     /// Whether the next record has been read already.
@@ -36,8 +36,19 @@ pub(super) struct Record {
     pub(super) data: Bytes,
     /// The key; `None` for the one that the arguments give.
     pub(super) key: Option<String>,
+    /// The id; `None` for the one that the arguments give.
+    pub(super) id: Option<String>,
     /// How far into the input it ends, in bytes.
     pub(super) position: u64,
+}
+
+/// The fields or columns that messages take something from besides their data.
+#[derive(Debug, Default)]
+pub(super) struct Names<T = String> {
+    /// The one whose value is the key.
+    pub(super) key: Option<T>,
+    /// The one whose value is the id.
+    pub(super) id: Option<T>,
 }
 
 /// Messages published together.
@@ -69,7 +80,8 @@ pub(super) fn open(args: &mut PublishArgs, template: Message) -> Result<Input, E
     });
     let source = raw.source(args)?;
     let (sender, batches) = mpsc::channel(READ_AHEAD);
-    let batcher = Batcher { source, live, template, skip: args.skip, limit: args.batch as usize };
+    let (id_prefix, limit) = (args.id_prefix.take(), args.batch as usize);
+    let batcher = Batcher { source, live, template, id_prefix, skip: args.skip, number: 0, limit };
     // A thread that nobody waits for, since a read from a terminal cannot be cancelled.
     std::thread::Builder::new().name("input".into()).spawn(move || batcher.run(&sender))?;
     Ok(Input { batches, size, note })
@@ -127,8 +139,14 @@ impl Raw {
         let lines = |name, reader| Lines::new(name, BufReader::with_capacity(BUFFER_BYTES, reader));
         Ok(match args.format() {
             Format::Lines => Box::new(lines(self.name, reader)),
-            Format::Ndjson => Box::new(Ndjson::new(lines(self.name, reader), args.key.take())),
-            Format::Csv => Box::new(Csv::open(self.name, reader, args.key.as_deref(), args.null.take())?),
+            Format::Ndjson => {
+                let names = Names { key: args.key.take(), id: args.id.take() };
+                Box::new(Ndjson::new(lines(self.name, reader), names))
+            }
+            Format::Csv => {
+                let names = Names { key: args.key.take(), id: args.id.take() };
+                Box::new(Csv::open(self.name, reader, names, args.null.take())?)
+            }
         })
     }
 }
@@ -139,7 +157,7 @@ struct Arguments(std::vec::IntoIter<String>);
 impl Source for Arguments {
     fn next(&mut self) -> Result<Option<Record>, Error> {
         let data = self.0.next();
-        Ok(data.map(|data| Record { data: data.into(), key: None, position: 0 }))
+        Ok(data.map(|data| Record { data: data.into(), key: None, id: None, position: 0 }))
     }
 
     fn at_hand(&self) -> bool {
@@ -153,7 +171,11 @@ struct Batcher {
     /// Somebody may still be writing the input: what is there must not wait for what is not.
     live: bool,
     template: Message,
+    /// What ids begin with that go by the place in the input.
+    id_prefix: Option<String>,
     skip: u64,
+    /// The place of the last record in the input, from 1.
+    number: u64,
     limit: usize,
 }
 
@@ -182,8 +204,8 @@ impl Batcher {
                 break;
             }
             let Some(record) = self.source.next()? else { return Ok(true) };
-            if self.skip > 0 {
-                self.skip -= 1;
+            self.number += 1;
+            if self.number <= self.skip {
                 continue;
             }
             batch.bytes += record.data.len();
@@ -199,6 +221,11 @@ impl Batcher {
         if let Some(key) = record.key {
             message.key = key;
         }
+        if let Some(id) = record.id {
+            message.id = id;
+        } else if let Some(prefix) = &self.id_prefix {
+            message.id = format!("{prefix}-{}", self.number);
+        }
         message
     }
 }
@@ -207,15 +234,26 @@ impl Batcher {
 mod tests {
     use super::*;
 
-    fn batches(input: &[&str], skip: u64, limit: usize) -> Vec<Vec<Bytes>> {
+    fn messages(input: &[&str], skip: u64, limit: usize) -> Vec<Vec<Message>> {
         let input: Vec<_> = input.iter().map(|&data| data.to_owned()).collect();
         let source = Box::new(Arguments(input.into_iter()));
         let (sender, mut receiver) = mpsc::channel(100);
-        Batcher { source, live: false, template: Message::default(), skip, limit }.run(&sender);
+        let (template, id_prefix) = (Message::default(), Some("run".into()));
+        Batcher { source, live: false, template, id_prefix, skip, number: 0, limit }.run(&sender);
         drop(sender);
-        std::iter::from_fn(|| receiver.blocking_recv())
-            .map(|batch| batch.unwrap().messages.into_iter().map(|message| message.data).collect())
-            .collect()
+        std::iter::from_fn(|| receiver.blocking_recv()).map(|batch| batch.unwrap().messages).collect()
+    }
+
+    fn batches(input: &[&str], skip: u64, limit: usize) -> Vec<Vec<Bytes>> {
+        let data = |batch: Vec<Message>| batch.into_iter().map(|message| message.data).collect();
+        messages(input, skip, limit).into_iter().map(data).collect()
+    }
+
+    #[test]
+    fn ids_go_by_the_place_in_the_whole_input() {
+        let batches = messages(&["a", "b", "c", "d"], 1, 2);
+        let ids: Vec<_> = batches.iter().flatten().map(|message| message.id.as_str()).collect();
+        assert_eq!(ids, ["run-2", "run-3", "run-4"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use serde_json::Value;
 
 use super::super::error::Error;
-use super::input::{Record, Source};
+use super::input::{Names, Record, Source};
 use crate::model::limits::MAX_MESSAGE_BYTES;
 
 /// Longest line: no topic takes a longer message.
@@ -57,7 +57,7 @@ impl<R: Read> Lines<R> {
 impl<R: Read + Send> Source for Lines<R> {
     fn next(&mut self) -> Result<Option<Record>, Error> {
         let line = self.next_line()?;
-        Ok(line.map(|line| Record { data: line.into(), key: None, position: self.position }))
+        Ok(line.map(|line| Record { data: line.into(), key: None, id: None, position: self.position }))
     }
 
     fn at_hand(&self) -> bool {
@@ -68,32 +68,48 @@ impl<R: Read + Send> Source for Lines<R> {
 /// Every line is a JSON value; blank lines are skipped.
 pub(super) struct Ndjson<R> {
     lines: Lines<R>,
-    /// The field whose value is the key.
-    key: Option<String>,
+    /// The fields whose values are the key and the id.
+    names: Names,
 }
 
 impl<R: Read> Ndjson<R> {
-    pub(super) fn new(lines: Lines<R>, key: Option<String>) -> Self {
-        Self { lines, key }
+    pub(super) fn new(lines: Lines<R>, names: Names) -> Self {
+        Self { lines, names }
     }
 
-    /// Checks a line and finds its key. Without a key field, nothing is kept of what is parsed.
-    fn key(&self, line: &[u8]) -> Result<Option<String>, Error> {
+    /// Checks a line and finds its key and id. Without a field for either, nothing is kept of what is
+    /// parsed.
+    fn names(&self, line: &[u8]) -> Result<Names, Error> {
         let no_json = |error: serde_json::Error| {
             // The error's own line number is always 1.
             let text = error.to_string();
             let what = text.split(" at line ").next().unwrap_or_default();
             self.lines.bad(&format!("is not JSON: {what} at column {}", error.column()))
         };
-        let Some(field) = &self.key else {
-            return serde_json::from_slice::<serde::de::IgnoredAny>(line).map(|_| None).map_err(no_json);
-        };
-        match serde_json::from_slice::<Value>(line).map_err(no_json)?.get(field) {
-            Some(Value::String(key)) => Ok(Some(key.clone())),
-            Some(Value::Null) => Ok(Some(String::new())),
-            Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string())),
-            Some(_) => Err(self.lines.bad(&format!("has an object or array in {field:?}, which is no key"))),
-            None => Err(self.lines.bad(&format!("has no field {field:?} for the key"))),
+        let Names { key, id } = &self.names;
+        if key.is_none() && id.is_none() {
+            let checked = serde_json::from_slice::<serde::de::IgnoredAny>(line);
+            return checked.map(|_| Names::default()).map_err(no_json);
+        }
+        let value = serde_json::from_slice::<Value>(line).map_err(no_json)?;
+        let key = key.as_ref().map(|field| self.name(&value, field, "key")).transpose()?;
+        let id = id.as_ref().map(|field| self.name(&value, field, "id")).transpose()?;
+        if id.as_ref().is_some_and(String::is_empty) {
+            return Err(self.lines.bad("has an empty id"));
+        }
+        Ok(Names { key, id })
+    }
+
+    /// The value of a field as a key or id.
+    fn name(&self, value: &Value, field: &str, what: &str) -> Result<String, Error> {
+        match value.get(field) {
+            Some(Value::String(name)) => Ok(name.clone()),
+            Some(Value::Null) => Ok(String::new()),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
+            Some(_) => {
+                Err(self.lines.bad(&format!("has an object or array in {field:?}, which is no {what}")))
+            }
+            None => Err(self.lines.bad(&format!("has no field {field:?} for the {what}"))),
         }
     }
 }
@@ -104,8 +120,8 @@ impl<R: Read + Send> Source for Ndjson<R> {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let key = self.key(&line)?;
-            return Ok(Some(Record { data: line.into(), key, position: self.lines.position }));
+            let Names { key, id } = self.names(&line)?;
+            return Ok(Some(Record { data: line.into(), key, id, position: self.lines.position }));
         }
         Ok(None)
     }
@@ -137,7 +153,8 @@ mod tests {
     }
 
     fn ndjson(input: &str, key: Option<&str>) -> (Vec<(String, Option<String>)>, Option<String>) {
-        all(Ndjson::new(lines(input.as_bytes()), key.map(Into::into)))
+        let names = Names { key: key.map(Into::into), id: None };
+        all(Ndjson::new(lines(input.as_bytes()), names))
     }
 
     #[test]
@@ -173,6 +190,17 @@ mod tests {
         let data: Vec<_> = records.iter().map(|(data, _)| data.as_str()).collect();
         assert_eq!(data, ["{\"a\": 1.50}", "[1]"]);
         assert_eq!(error.unwrap(), "in line 4 is not JSON: EOF while parsing a value at column 5");
+    }
+
+    #[test]
+    fn ids_come_from_a_field_and_are_never_empty() {
+        let names = || Names { key: Some("k".into()), id: Some("i".into()) };
+        let mut source =
+            Ndjson::new(lines(b"{\"i\":7,\"k\":null}\n{\"i\":null,\"k\":1}\n{\"k\":1}"), names());
+        let record = source.next().unwrap().unwrap();
+        assert_eq!((record.id.as_deref(), record.key.as_deref()), (Some("7"), Some("")));
+        assert_eq!(source.next().unwrap_err().to_string(), "in line 2 has an empty id");
+        assert_eq!(source.next().unwrap_err().to_string(), "in line 3 has no field \"i\" for the id");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod window;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount};
@@ -19,12 +19,12 @@ use serde::Serialize;
 use super::context::Context;
 use super::error::{Error, Progress};
 use super::parse::{self, Durability};
-use super::signals;
+use super::{signals, topic};
 use crate::model::limits::{MAX_PUBLISH_MESSAGES, MAX_PUBLISH_STREAM_IN_FLIGHT};
 use crate::proto::v1::Message;
 use progress::ProgressBar;
 use session::Session;
-use window::Window;
+use window::{Guards, Window};
 
 const JSON: &str = "application/json";
 
@@ -38,6 +38,7 @@ const JSON: &str = "application/json";
   journalctl -f | columba publish logs
   columba publish orders.created --file orders.ndjson --key customer
   columba publish flights --file flights.csv --key carrier --null NA
+  columba publish flights --file flights.csv --id-prefix flights-2013 --retry
 
 When publishing stops early, the error says how many messages are acknowledged from the first on,
 and the --skip to go on with.")]
@@ -59,6 +60,17 @@ pub(super) struct PublishArgs {
     /// The key of every message
     #[arg(long, value_name = "KEY")]
     key_value: Option<String>,
+    /// The CSV column or JSON field whose value becomes the id: a message whose id the topic remembers is
+    /// not stored again
+    #[arg(long, value_name = "COLUMN", conflicts_with = "id_prefix")]
+    id: Option<String>,
+    /// Gives the messages the ids PREFIX-1, PREFIX-2 and so on, by their place in the input: publishing
+    /// the same input again stores nothing twice
+    #[arg(long, value_name = "PREFIX")]
+    id_prefix: Option<String>,
+    /// Publish only if this is the topic's last offset (0: it is empty) and nobody else publishes meanwhile
+    #[arg(long, value_name = "OFFSET")]
+    expected_last_offset: Option<u64>,
     /// What means null in CSV, besides the empty text
     #[arg(long, value_name = "TEXT")]
     null: Option<String>,
@@ -86,7 +98,7 @@ pub(super) struct PublishArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: u64,
     /// When the server goes away, connect again and send again what it did not answer: that may be
-    /// stored twice
+    /// stored twice, unless the messages have ids that the topic remembers
     #[arg(long)]
     retry: bool,
 }
@@ -124,6 +136,10 @@ impl PublishArgs {
                 "--key names a CSV column or a JSON field; add --format csv or --format ndjson, or give \
                  every message the same key with --key-value",
             ),
+            Format::Lines if self.id.is_some() => usage(
+                "--id names a CSV column or a JSON field; add --format csv or --format ndjson, or number the \
+                 messages with --id-prefix",
+            ),
             Format::Lines | Format::Ndjson if self.null.is_some() => usage("--null goes with CSV only"),
             _ => Ok(()),
         }
@@ -145,13 +161,16 @@ impl PublishArgs {
 pub(super) async fn run(mut args: PublishArgs, context: &Context) -> Result<(), Error> {
     args.check()?;
     let template = args.template()?;
+    let has_ids = args.id.is_some() || args.id_prefix.is_some();
     let input = input::open(&mut args, template)?;
     let bar = ProgressBar::new(context.format, input.size);
     if let Some(note) = &input.note {
         bar.note(note);
     }
     let durability = args.durability.map(Into::into).unwrap_or_default();
-    let window = Window::new(args.topic.clone(), durability, args.skip);
+    let dedupe_window = if has_ids { dedupe_window(&args, context, &bar).await? } else { None };
+    let guards = Guards { dedupe_window, expected_last_offset: args.expected_last_offset };
+    let window = Window::new(args.topic.clone(), durability, guards, args.skip);
     let mut session = Session::new(context, window, input.batches, args.in_flight as usize, args.retry, bar);
 
     let began = Instant::now();
@@ -162,6 +181,27 @@ pub(super) async fn run(mut args: PublishArgs, context: &Context) -> Result<(), 
         Ok(()) => Ok(Summary::new(&args.topic, &session.window, began).print(context)?),
         Err(cause) => Err(interrupted(cause, session.window.progress())),
     }
+}
+
+/// How long the topic remembers ids, if it matters.
+async fn dedupe_window(
+    args: &PublishArgs,
+    context: &Context,
+    bar: &ProgressBar,
+) -> Result<Option<Duration>, Error> {
+    if !args.retry {
+        return Ok(None);
+    }
+    let topic = topic::get(context.connect().await?, args.topic.clone(), context).await?;
+    let window = topic.dedupe_window.unwrap_or_default();
+    let window = Duration::try_from(window).map_err(|_| Error::protocol("a dedupe window below zero"))?;
+    if window.is_zero() {
+        bar.note(&format!(
+            "note: topic {} remembers no ids; set a window with `columba topic update {0} --dedupe-window 2m`",
+            args.topic
+        ));
+    }
+    Ok(Some(window))
 }
 
 /// The error of an input that was not published whole. One that failed before anything was sent
@@ -177,6 +217,7 @@ fn note(progress: &Progress) -> String {
     let Progress { acknowledged, last_offset, unknown, stored_beyond, skip } = progress;
     let mut note = match acknowledged {
         0 => "no message is acknowledged".to_owned(),
+        _ if *last_offset == 0 => format!("{acknowledged} messages are acknowledged, all stored before"),
         1 => format!("1 message is acknowledged, at offset {last_offset}"),
         _ => format!("{acknowledged} messages are acknowledged, the last at offset {last_offset}"),
     };
@@ -198,6 +239,8 @@ fn note(progress: &Progress) -> String {
 struct Summary<'a> {
     topic: &'a str,
     messages: u64,
+    /// Of the messages, those that were stored before and not again.
+    duplicates: u64,
     bytes: u64,
     seconds: f64,
     messages_per_second: f64,
@@ -216,6 +259,7 @@ impl<'a> Summary<'a> {
         Self {
             topic,
             messages: tally.messages,
+            duplicates: tally.duplicates,
             bytes: tally.bytes,
             seconds,
             messages_per_second,
@@ -235,15 +279,23 @@ impl<'a> Summary<'a> {
         }
         let plural = if self.messages == 1 { "" } else { "s" };
         let mut text = format!(
-            "published {} message{plural} ({}) to {} in {:.2} s, {:.0} messages/s, offsets {} to {}",
+            "published {} message{plural} ({}) to {} in {:.2} s, {:.0} messages/s",
             HumanCount(self.messages),
             HumanBytes(self.bytes),
             self.topic,
             self.seconds,
             self.messages_per_second,
-            self.first_offset,
-            self.last_offset
         );
+        if self.first_offset > 0 {
+            let _ = write!(text, ", offsets {} to {}", self.first_offset, self.last_offset);
+        }
+        match self.duplicates {
+            0 => {}
+            1 => text.push_str("; 1 is a duplicate and was not stored again"),
+            many => {
+                let _ = write!(text, "; {} are duplicates and were not stored again", HumanCount(many));
+            }
+        }
         if self.possible_duplicates > 0 {
             let _ = write!(
                 text,

@@ -1,6 +1,7 @@
 //! What has been sent and not yet answered. A plain state machine: it does no I/O.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::super::error::{Error, Progress};
 use super::input::Batch;
@@ -16,10 +17,11 @@ use crate::proto::v1::{
 pub(super) struct Window {
     topic: String,
     durability: Durability,
+    guards: Guards,
     entries: VecDeque<Entry>,
     next_id: u64,
     acknowledged: Tally,
-    /// Messages sent again although they may have been stored the first time.
+    /// Messages sent again although they may have been stored the first time, and may be stored twice.
     resent: u64,
     /// Messages left out at the beginning of the input.
     skipped: u64,
@@ -27,14 +29,25 @@ pub(super) struct Window {
     taken: u64,
 }
 
+/// What keeps messages from being stored twice, or after those of others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Guards {
+    /// All messages have ids, which the topic remembers for so long.
+    pub(super) dedupe_window: Option<Duration>,
+    /// The topic's last offset before the first message.
+    pub(super) expected_last_offset: Option<u64>,
+}
+
 /// What has been acknowledged, without a gap from the first message on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// Of the first message; 0 for none.
+    /// Of them, those that were stored before and not again.
+    pub(super) duplicates: u64,
+    /// Of the first message that was stored; 0 for none.
     pub(super) first_offset: u64,
-    /// Of the last message; 0 for none.
+    /// Of the last message that was stored; 0 for none.
     pub(super) last_offset: u64,
     /// How far into the input they reach, in bytes.
     pub(super) position: u64,
@@ -50,6 +63,8 @@ struct Entry {
     bytes: usize,
     position: u64,
     state: State,
+    /// When it was sent for the first time.
+    sent: Instant,
 }
 
 #[derive(Debug)]
@@ -65,9 +80,10 @@ enum State {
 impl Window {
     /// An empty window for requests to this topic.
     /// `skipped` messages of the input were left out at the beginning.
-    pub(super) fn new(topic: String, durability: Durability, skipped: u64) -> Self {
+    pub(super) fn new(topic: String, durability: Durability, guards: Guards, skipped: u64) -> Self {
         let (entries, acknowledged) = (VecDeque::new(), Tally::default());
-        Self { topic, durability, entries, next_id: 1, acknowledged, resent: 0, skipped, taken: skipped }
+        let (next_id, resent, taken) = (1, 0, skipped);
+        Self { topic, durability, guards, entries, next_id, acknowledged, resent, skipped, taken }
     }
 
     /// Batches in the window.
@@ -85,7 +101,7 @@ impl Window {
         &self.acknowledged
     }
 
-    /// Messages sent again although they may have been stored the first time.
+    /// Messages sent again although they may have been stored the first time, and may be stored twice.
     pub(super) fn resent(&self) -> u64 {
         self.resent
     }
@@ -94,9 +110,9 @@ impl Window {
     pub(super) fn push(&mut self, batch: Batch) -> PublishStreamRequest {
         let id = self.next_id;
         self.next_id += 1;
-        let request = self.request(id, batch.messages.clone());
         let count = batch.messages.len() as u64;
         let first = self.taken + 1;
+        let request = self.request(id, first, batch.messages.clone());
         self.taken += count;
         self.entries.push_back(Entry {
             id,
@@ -106,6 +122,7 @@ impl Window {
             bytes: batch.bytes,
             position: batch.position,
             state: State::Sent,
+            sent: Instant::now(),
         });
         request
     }
@@ -142,14 +159,16 @@ impl Window {
     fn advance(&mut self) {
         while let Some(Entry { state: State::Stored(receipt), .. }) = self.entries.front() {
             let (first, last) = (receipt.first_offset, receipt.last_offset);
+            let duplicates = receipt.duplicates.len() as u64;
             let Some(entry) = self.entries.pop_front() else { return };
             let tally = &mut self.acknowledged;
-            if tally.messages == 0 {
+            if tally.first_offset == 0 {
                 tally.first_offset = first;
             }
             tally.messages += entry.count;
             tally.bytes += entry.bytes as u64;
-            tally.last_offset = last;
+            tally.duplicates += duplicates;
+            tally.last_offset = tally.last_offset.max(last);
             tally.position = entry.position;
         }
     }
@@ -157,15 +176,17 @@ impl Window {
     /// The requests to send on a new connection: all that are not known to be stored.
     pub(super) fn resend(&mut self) -> Vec<PublishStreamRequest> {
         let mut requests = Vec::with_capacity(self.entries.len());
+        let window = self.guards.dedupe_window.unwrap_or_default();
         for at in 0..self.entries.len() {
             let entry = &mut self.entries[at];
             match entry.state {
                 State::Stored(_) => continue,
+                State::Sent if entry.sent.elapsed() < window => {}
                 State::Sent => self.resent += entry.count,
                 State::Refused => entry.state = State::Sent,
             }
-            let (id, messages) = (entry.id, entry.messages.clone());
-            requests.push(self.request(id, messages));
+            let (id, first, messages) = (entry.id, entry.first, entry.messages.clone());
+            requests.push(self.request(id, first, messages));
         }
         requests
     }
@@ -184,9 +205,13 @@ impl Window {
         }
     }
 
-    fn request(&self, request_id: u64, messages: Vec<Message>) -> PublishStreamRequest {
+    /// A request whose first message has this number in the input.
+    fn request(&self, request_id: u64, first: u64, messages: Vec<Message>) -> PublishStreamRequest {
         let (topic, durability) = (self.topic.clone(), self.durability.into());
-        let publish = PublishRequest { topic, messages, durability, ..PublishRequest::default() };
+        let before = first - 1 - self.skipped;
+        let expected_last_offset = self.guards.expected_last_offset.map(|offset| offset + before);
+        let publish =
+            PublishRequest { topic, messages, durability, expected_last_offset, ..PublishRequest::default() };
         PublishStreamRequest { request_id, publish: Some(publish) }
     }
 }
@@ -194,9 +219,14 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::v1::Duplicate;
 
     fn window(batches: &[usize]) -> Window {
-        let mut window = Window::new("t".into(), Durability::Unspecified, 100);
+        guarded(batches, Guards::default())
+    }
+
+    fn guarded(batches: &[usize], guards: Guards) -> Window {
+        let mut window = Window::new("t".into(), Durability::Unspecified, guards, 100);
         for (at, &count) in batches.iter().enumerate() {
             let messages = vec![Message::default(); count];
             let request = window.push(Batch { messages, bytes: count * 10, position: 100 * (at as u64 + 1) });
@@ -220,7 +250,8 @@ mod tests {
         window.answer(stored(2, 13, 15)).unwrap();
         assert_eq!(window.acknowledged(), &Tally::default());
         window.answer(stored(1, 11, 12)).unwrap();
-        let tally = Tally { messages: 5, bytes: 50, first_offset: 11, last_offset: 15, position: 200 };
+        let tally =
+            Tally { messages: 5, bytes: 50, first_offset: 11, last_offset: 15, position: 200, duplicates: 0 };
         assert_eq!(window.acknowledged(), &tally);
         assert_eq!((window.len(), window.is_waiting()), (1, true));
     }
@@ -249,6 +280,32 @@ mod tests {
             window.answer(stored(id, offset, offset)).unwrap();
         }
         assert_eq!((window.acknowledged().messages, window.len()), (10, 0));
+    }
+
+    #[test]
+    fn with_ids_nothing_that_is_sent_again_in_time_can_be_stored_twice() {
+        for (window, resent) in [(Duration::from_secs(600), 0), (Duration::ZERO, 5)] {
+            let mut window = guarded(&[2, 3], Guards { dedupe_window: Some(window), ..Guards::default() });
+            assert_eq!((window.resend().len(), window.resent()), (2, resent));
+            let duplicates = [0, 1].map(|index| Duplicate { index, offset: 7 }).to_vec();
+            let again = PublishResponse { duplicates, ..PublishResponse::default() };
+            window
+                .answer(PublishStreamResponse { request_id: 1, result: Some(Answer::Receipt(again)) })
+                .unwrap();
+            window.answer(stored(2, 9, 11)).unwrap();
+            let tally = window.acknowledged();
+            assert_eq!((tally.messages, tally.duplicates), (5, 2));
+            assert_eq!((tally.first_offset, tally.last_offset), (9, 11), "of those that were stored now");
+        }
+    }
+
+    #[test]
+    fn every_request_expects_those_before_it() {
+        let guards = Guards { expected_last_offset: Some(40), ..Guards::default() };
+        let mut window = guarded(&[2, 3, 1], guards);
+        let expected =
+            window.resend().into_iter().map(|request| request.publish.unwrap().expected_last_offset);
+        assert_eq!(expected.collect::<Vec<_>>(), [Some(40), Some(42), Some(45)]);
     }
 
     #[test]
