@@ -25,6 +25,7 @@ pub(super) fn topic(topic: Topic) -> v1::Topic {
         last_offset: topic.last_offset,
         stored_bytes: topic.stored_bytes,
         key_index: topic.settings.key_index,
+        compacted: topic.settings.compacted,
     }
 }
 

@@ -206,7 +206,15 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             let metadata = vec![("topic", topic.to_string()), ("last_offset", last.to_string())];
             (Detail::BadRequest(vec![violation.into()]), metadata)
         }
-        E::DeadLetterLoop(topic) => {
+        E::KeyRequired { topic, index } => {
+            let violation = Violation {
+                field: format!("messages[{index}].key"),
+                reason: error.reason(),
+                description: error.to_string(),
+            };
+            (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
+        }
+        E::DeadLetterLoop(topic) | E::DeadLetterCompacted(topic) => {
             let violation = Violation {
                 field: "subscription.retry.dead_letter_topic".into(),
                 reason: error.reason(),

@@ -141,6 +141,7 @@ fn settings(violations: &mut Violations, topic: &v1::Topic) -> Option<TopicSetti
         retention: change.retention?,
         dedupe_window: change.dedupe_window?,
         key_index: topic.key_index,
+        compacted: topic.compacted,
     })
 }
 

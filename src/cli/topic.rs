@@ -84,6 +84,9 @@ pub(super) struct CreateArgs {
     /// Keep track of the last message of each key, for `expected_key_offset`; cannot be changed
     #[arg(long)]
     key_index: bool,
+    /// Keep only the last message of each key; cannot be changed
+    #[arg(long)]
+    compacted: bool,
 }
 
 /// Change settings of a topic; those not given stay as they are
@@ -126,6 +129,7 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
         retention: args.retention.policy(),
         dedupe_window: window(args.dedupe_window)?,
         key_index: args.key_index,
+        compacted: args.compacted,
         ..Topic::default()
     };
     let request = CreateTopicRequest { topic: Some(topic), validate_only: false };
@@ -232,6 +236,7 @@ fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {
         ("kept", retention::describe(topic.retention.as_ref())),
         ("largest message", output::size(topic.max_message_bytes.into())),
         ("dedupe window", topic.dedupe_window.clone().unwrap_or_default()),
+        ("compacted", if topic.compacted { "yes" } else { "no" }.to_owned()),
         ("key index", if topic.key_index { "yes" } else { "no" }.to_owned()),
         ("labels", output::pairs(&topic.labels)),
         ("created", topic.create_time.clone().unwrap_or_default()),
@@ -250,6 +255,7 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     retention: Option<retention::Shown>,
     dedupe_window: Option<String>,
+    compacted: bool,
     key_index: bool,
     messages: u64,
     first_offset: u64,
@@ -270,6 +276,7 @@ impl From<Topic> for Shown {
             retention: topic.retention.map(Into::into),
             dedupe_window: output::duration(topic.dedupe_window.as_ref()),
             key_index: topic.key_index,
+            compacted: topic.compacted,
             messages: (topic.last_offset + 1).saturating_sub(topic.first_offset),
             first_offset: topic.first_offset,
             last_offset: topic.last_offset,

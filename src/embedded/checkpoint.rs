@@ -89,7 +89,7 @@ fn decode(log: LogId, bytes: &[u8]) -> Option<(State, u64)> {
 fn decode_names(topics: &[TopicState], stored: &[StoredNames]) -> Option<Names> {
     let mut names = Names::default();
     for TopicState { record, next, .. } in topics {
-        names.configure(record.id, record.dedupe_window(), record.key_index, *next);
+        names.configure(record.id, record.dedupe_window(), record.indexes_keys(), *next);
     }
     for topic in stored {
         let (ids, keys) = topic.decode()?;

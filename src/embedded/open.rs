@@ -231,7 +231,10 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
             handle.put(part, 0);
         }
     }
-    for handle in handles.values() {
+    for (&id, handle) in &handles {
+        if let Some(keys) = recovered.state.names.keys(id) {
+            handle.set_keys(keys);
+        }
         handle.index_mut().resume(recovered.end.segment);
     }
     handles

@@ -44,6 +44,8 @@ pub(crate) struct TopicRecord {
     /// 0: ids are not remembered. Unset, by versions that knew of no window: the default.
     #[prost(uint64, optional, tag = "8")]
     pub(crate) dedupe_window_micros: Option<u64>,
+    #[prost(bool, tag = "13")]
+    pub(crate) compacted: bool,
     #[prost(bool, tag = "20")]
     pub(crate) key_index: bool,
 }
@@ -120,6 +122,12 @@ impl TopicRecord {
         self.delete_acked = *delete_acked;
         self.dedupe_window_micros = Some(micros(settings.dedupe_window));
         self.key_index = settings.key_index;
+        self.compacted = settings.compacted;
+    }
+
+    /// Whether the last message of each key is known.
+    pub(crate) fn indexes_keys(&self) -> bool {
+        self.key_index || self.compacted
     }
 
     pub(crate) fn retention(&self) -> Retention {
@@ -148,6 +156,7 @@ impl TopicRecord {
             retention: self.retention(),
             dedupe_window: self.dedupe_window(),
             key_index: self.key_index,
+            compacted: self.compacted,
         }
     }
 

@@ -199,9 +199,9 @@ impl State {
             Record::TopicState(topic) => {
                 self.last_id = self.last_id.max(topic.record.id);
                 self.topics.insert(topic.record.id, topic.clone());
-                let TopicRecord { id, key_index, .. } = topic.record;
-                self.names.remove(id);
-                self.names.configure(id, topic.record.dedupe_window(), key_index, topic.next);
+                let TopicState { record, next, .. } = topic;
+                self.names.remove(record.id);
+                self.names.configure(record.id, record.dedupe_window(), record.indexes_keys(), *next);
             }
             Record::Names(topic, ids, keys) => self.names.restore(*topic, ids.clone(), keys.clone()),
             Record::SubscriptionState(subscription) => {
@@ -310,8 +310,8 @@ impl State {
         let new = || TopicState::new(record.clone());
         let topic = self.topics.entry(record.id).or_insert_with(new);
         topic.record = record;
-        let TopicRecord { id, key_index, .. } = topic.record;
-        self.names.configure(id, topic.record.dedupe_window(), key_index, topic.next);
+        let TopicState { record, next, .. } = &*topic;
+        self.names.configure(record.id, record.dedupe_window(), record.indexes_keys(), *next);
     }
 
     fn put_subscription(&mut self, record: SubscriptionRecord) {

@@ -213,7 +213,13 @@ impl Shared {
     fn dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<DeadLetters> {
         match &settings.retry.dead_letter_topic {
             Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
-            Some(topic) => self.find_topic(topic).map(DeadLetters::Topic),
+            Some(topic) => {
+                let topic = self.find_topic(topic)?;
+                if topic.record().compacted {
+                    return Err(Error::DeadLetterCompacted(topic.name.clone()));
+                }
+                Ok(DeadLetters::Topic(topic))
+            }
             None => Ok(DeadLetters::Dropped),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 
 use super::log::index::{Part, TopicIndex};
+use super::names::keys::Keys;
 use super::records::TopicRecord;
 use super::state::TopicState;
 use crate::model::{Name, Offset, Topic};
@@ -23,6 +24,8 @@ pub(crate) struct TopicHandle {
     /// The newest message that readers may see: it is on disk.
     visible: watch::Sender<Offset>,
     bytes: AtomicU64,
+    /// How many keys its messages have, if that is known; `u64::MAX` else.
+    keys: AtomicU64,
     deleted: AtomicBool,
 }
 
@@ -37,6 +40,7 @@ impl TopicHandle {
             first: AtomicU64::new(state.first),
             visible: watch::Sender::new(state.next - 1),
             bytes: AtomicU64::new(state.bytes),
+            keys: AtomicU64::new(u64::MAX),
             deleted: AtomicBool::new(false),
         }
     }
@@ -88,6 +92,19 @@ impl TopicHandle {
         self.index_mut().trim(first);
         self.drop_bytes(bytes);
         self.visible.send_modify(|_| {});
+    }
+
+    /// Its key index has changed.
+    pub(crate) fn set_keys(&self, keys: &Keys) {
+        let known = if keys.is_complete() { keys.len() as u64 } else { u64::MAX };
+        self.keys.store(known, Ordering::Relaxed);
+    }
+
+    /// How many messages would be left if only the last of each key were kept; `None` if the topic is not
+    /// compacted, or that is not known.
+    pub(crate) fn compacts_to(&self) -> Option<u64> {
+        let keys = self.keys.load(Ordering::Relaxed);
+        (keys < u64::MAX && self.record().compacted).then_some(keys)
     }
 
     /// Bytes of all envelopes.

@@ -131,6 +131,17 @@ pub enum Error {
         /// Why.
         cause: Box<Error>,
     },
+    /// A message without a key for a compacted topic.
+    #[error("message {index} has no key; topic {topic} is compacted, and keeps the last message of each key")]
+    KeyRequired {
+        /// The topic.
+        topic: Name,
+        /// The message's place in the request, from 0.
+        index: usize,
+    },
+    /// Dead letters for a compacted topic.
+    #[error("{0} is compacted, and would drop dead letters of the same key; choose another topic for them")]
+    DeadLetterCompacted(Name),
     /// A message over the topic's limit.
     #[error("message {index} is {size} bytes encoded; topic {topic} takes at most {limit}")]
     MessageTooLarge {
@@ -228,6 +239,8 @@ impl Error {
             Self::MessageTooLarge { .. }
             | Self::BeyondEnd { .. }
             | Self::DeadLetterLoop(_)
+            | Self::DeadLetterCompacted(_)
+            | Self::KeyRequired { .. }
             | Self::Contradiction { .. } => Kind::InvalidArgument,
             Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
@@ -251,6 +264,8 @@ impl Error {
             Self::Paused(_) => "SUBSCRIPTION_PAUSED",
             Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
+            Self::DeadLetterCompacted(_) => "DEAD_LETTER_COMPACTED",
+            Self::KeyRequired { .. } => "KEY_REQUIRED",
             Self::Changed { .. } => "ETAG_MISMATCH",
             Self::Moved { .. } => "LAST_OFFSET_MISMATCH",
             Self::KeyMoved { .. } => "KEY_OFFSET_MISMATCH",

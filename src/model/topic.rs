@@ -25,13 +25,22 @@ pub struct TopicSettings {
     pub dedupe_window: Duration,
     /// The last message of each key is known, so that a publish can depend on it; fixed at creation.
     pub key_index: bool,
+    /// Of the messages with the same key only the last is kept, in the end; fixed at creation. Every message
+    /// must have a key, and the last of each is known.
+    pub compacted: bool,
 }
 
 impl TopicSettings {
     /// What in these settings cannot be had together, if anything.
     #[must_use]
     pub fn contradiction(&self) -> Option<String> {
-        let max_bytes = self.retention.max_bytes.filter(|&max| max < self.max_message_bytes.into())?;
+        let Retention { max_bytes, max_messages, delete_acked, .. } = self.retention;
+        if self.compacted && (max_bytes.is_some() || max_messages.is_some() || delete_acked) {
+            let reason = "a compacted topic keeps the last message of every key, but retention limits bytes or \
+                          messages, or deletes what is acked; leave that out, or use max_age";
+            return Some(reason.into());
+        }
+        let max_bytes = max_bytes.filter(|&max| max < self.max_message_bytes.into())?;
         Some(format!(
             "retention.max_bytes is {max_bytes}, less than max_message_bytes, {}; raise one or lower the other",
             self.max_message_bytes
@@ -48,6 +57,7 @@ impl Default for TopicSettings {
             retention: Retention::default(),
             dedupe_window: DEFAULT_DEDUPE_WINDOW,
             key_index: false,
+            compacted: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{blocking, upkeep};
 use crate::embedded::Shared;
-use crate::embedded::log::index::Part;
+use crate::embedded::log::index::{Part, TopicIndex};
 use crate::embedded::log::relocated::{Kept, Moved};
 use crate::embedded::log::writer::{Restated, Upkeep};
 use crate::embedded::topic::TopicHandle;
@@ -138,9 +138,10 @@ fn left(engine: &Shared) -> (BTreeMap<u64, Left>, u64) {
     let active_segment = engine.log.reader.segments().active();
     for topic in engine.catalog().topics.values() {
         let (first, index) = (topic.first(), topic.index());
-        active += index.active().iter().map(|run| u64::from(run.bytes)).sum::<u64>();
+        let alive = Alive::of(topic, &index);
+        active += alive.bytes(index.active().iter().map(|run| u64::from(run.bytes)).sum());
         for part in index.parts() {
-            let bytes = bytes_left(part, first);
+            let bytes = alive.bytes(bytes_left(part, first));
             if part.segment == active_segment {
                 active += bytes;
                 continue;
@@ -153,12 +154,37 @@ fn left(engine: &Shared) -> (BTreeMap<u64, Left>, u64) {
     (left, active)
 }
 
+/// Which part of a topic's messages is not superseded by later ones of the same key, about.
+struct Alive {
+    last_of_their_keys: u64,
+    messages: u64,
+}
+
+impl Alive {
+    fn of(topic: &TopicHandle, index: &TopicIndex) -> Self {
+        let Some(last_of_their_keys) = topic.compacts_to() else {
+            return Self { last_of_their_keys: 1, messages: 1 };
+        };
+        let in_parts: u64 = index.parts().iter().map(|part| part.messages).sum();
+        let active: u64 = index.active().iter().map(|run| u64::from(run.messages)).sum();
+        let messages = (in_parts + active).max(1);
+        Self { last_of_their_keys: last_of_their_keys.min(messages), messages }
+    }
+
+    fn bytes(&self, all: u64) -> u64 {
+        scale(all, self.last_of_their_keys, self.messages)
+    }
+}
+
+fn scale(bytes: u64, part: u64, of: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(of)).unwrap_or(u64::MAX)
+}
+
 /// Bytes of a part's envelopes from `first` on, about.
 fn bytes_left(part: &Part, first: Offset) -> u64 {
     let messages = part.last + 1 - part.first;
     let gone = first.saturating_sub(part.first).min(messages);
-    let bytes = u128::from(part.bytes) * u128::from(messages - gone) / u128::from(messages);
-    u64::try_from(bytes).unwrap_or(u64::MAX)
+    scale(part.bytes, messages - gone, messages)
 }
 
 /// Moves what a segment has left to the end of the log.
@@ -174,6 +200,7 @@ async fn relocate(engine: &Shared, left: &Left) -> Result<()> {
                 .map(|message| Kept {
                     offset: message.offset,
                     time: message.publish_time,
+                    key: engine.log.marker.mark(&message.envelope.0).key,
                     envelope: message.envelope.0,
                 })
                 .collect();

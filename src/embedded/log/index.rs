@@ -25,6 +25,8 @@ pub(crate) struct Run {
     pub(crate) length: u32,
     /// Bytes of the envelopes.
     pub(crate) bytes: u32,
+    /// How many messages there are; fewer than offsets where some are gone.
+    pub(crate) messages: u32,
 }
 
 impl Run {
@@ -38,6 +40,7 @@ impl Run {
             self.last = next.last;
             self.length = length;
             self.bytes += next.bytes;
+            self.messages += next.messages;
         }
         merges
     }
@@ -111,6 +114,8 @@ pub(crate) struct Part {
     pub(crate) time: Timestamp,
     /// Bytes of the envelopes.
     pub(crate) bytes: u64,
+    /// How many messages there are; fewer than offsets where some are gone.
+    pub(crate) messages: u64,
     /// The runs, until they can be had from the segment's sidecar.
     pub(crate) runs: Option<Arc<[Run]>>,
 }
@@ -120,8 +125,9 @@ impl Part {
     pub(crate) fn new(segment: u64, runs: &Arc<[Run]>) -> Self {
         let (first, last) = (runs[0], runs[runs.len() - 1]);
         let bytes = runs.iter().map(|run| u64::from(run.bytes)).sum();
+        let messages = runs.iter().map(|run| u64::from(run.messages)).sum();
         let runs = Some(Arc::clone(runs));
-        Self { segment, first: first.first, last: last.last, time: first.time, bytes, runs }
+        Self { segment, first: first.first, last: last.last, time: first.time, bytes, messages, runs }
     }
 }
 
@@ -268,14 +274,14 @@ mod tests {
     use super::*;
 
     fn run(first: Offset, last: Offset, position: u32, length: u32) -> Run {
-        Run { first, last, time: Timestamp(first * 10), position, length, bytes: 100 }
+        Run { first, last, time: Timestamp(first * 10), position, length, bytes: 100, messages: 1 }
     }
 
     #[test]
     fn runs_merge_only_with_near_neighbours() {
         let mut merged = run(1, 2, 40, 100);
         assert!(merged.merge(&run(3, 3, 200, 50)), "a small gap");
-        assert_eq!(merged, Run { bytes: 200, ..run(1, 3, 40, 210) });
+        assert_eq!(merged, Run { bytes: 200, messages: 2, ..run(1, 3, 40, 210) });
         assert!(!merged.merge(&run(5, 5, 250, 50)), "an offset is missing");
         assert!(!merged.merge(&run(4, 4, 250 + MAX_GAP_BYTES + 1, 50)), "too far");
         assert!(!merged.merge(&run(4, 4, 250, MAX_RUN_BYTES)), "too long");

@@ -34,6 +34,15 @@ pub(super) fn plan(state: &State, transaction: &mut Transaction, now: Timestamp)
     Ok(planned)
 }
 
+/// Refuses messages without a key, which a compacted topic cannot tell when to drop.
+fn check_keys(publication: &Publication) -> Result<()> {
+    let keyless = |index: &usize| publication.marks.get(*index).is_none_or(|mark| mark.key.is_none());
+    match (0..publication.envelopes.len()).find(keyless) {
+        Some(index) => Err(Error::KeyRequired { topic: publication.topic.name.clone(), index }),
+        None => Ok(()),
+    }
+}
+
 /// The state, and what the transaction adds to it.
 struct Plan<'a> {
     state: &'a State,
@@ -49,6 +58,9 @@ impl Plan<'_> {
         let Some(topic) = self.state.topics.get(&id) else {
             return Err(Error::TopicNotFound(publication.topic.name.clone()));
         };
+        if topic.record.compacted {
+            check_keys(publication)?;
+        }
         let first = self.next.get(&id).copied().unwrap_or(topic.next);
         let duplicates = self.duplicates(publication, first);
         // A request that was accepted before is accepted again, whatever it expects.

@@ -292,7 +292,7 @@ pub(crate) fn runs_of_frame(position: u64, frame: Frame, bytes: &Bytes) -> Vec<(
         let (first, last) = held.range();
         let time = held.time(frame.time);
         let bytes = u32::try_from(held.bytes()).unwrap_or(u32::MAX);
-        (held.topic(), Run { first, last, time, position, length, bytes })
+        (held.topic(), Run { first, last, time, position, length, bytes, messages: held.messages() })
     };
     held(frame, bytes).map(run).collect()
 }
@@ -316,6 +316,13 @@ impl Held {
         match self {
             Self::Published(publish) => (publish.first, publish.last()),
             Self::Relocated(relocated) => (relocated.first, relocated.last),
+        }
+    }
+
+    fn messages(&self) -> u32 {
+        match self {
+            Self::Published(publish) => publish.count,
+            Self::Relocated(relocated) => relocated.count,
         }
     }
 
@@ -422,7 +429,7 @@ impl<'a> Collector<'a> {
     }
 
     fn take_relocated(&mut self, relocated: &Relocated) -> std::result::Result<(), Stop> {
-        for Kept { offset, time, envelope } in relocated.messages() {
+        for Kept { offset, time, envelope, .. } in relocated.messages() {
             if offset >= self.next {
                 self.take(offset, time, envelope)?;
             }

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::format::{u32_at, u64_at};
+use crate::embedded::names::NameHash;
 use crate::model::{Offset, Timestamp};
 
 const HEADER: usize = 44;
@@ -22,7 +23,7 @@ pub(crate) struct Relocated {
     /// Bytes of the envelopes that were left behind.
     pub(crate) dropped: u64,
     /// How many messages are left of it; may be none.
-    count: u32,
+    pub(crate) count: u32,
     /// The messages: offset, time, length, envelope.
     messages: Bytes,
 }
@@ -34,6 +35,8 @@ pub(crate) struct Kept {
     /// When it was published.
     pub(crate) time: Timestamp,
     pub(crate) envelope: Bytes,
+    /// Its key; not part of the record.
+    pub(crate) key: Option<NameHash>,
 }
 
 /// A stretch of a topic that is moved.
@@ -73,7 +76,7 @@ impl Relocated {
         out.put_u64_le(time.0);
         out.put_u64_le(*dropped);
         out.put_u32_le(u32::try_from(kept.len()).expect("a relocation is limited in messages"));
-        for Kept { offset, time, envelope } in kept {
+        for Kept { offset, time, envelope, .. } in kept {
             out.put_u64_le(*offset);
             out.put_u64_le(time.0);
             out.put_u32_le(u32::try_from(envelope.len()).expect("a relocation is limited in bytes"));
@@ -105,6 +108,7 @@ impl Relocated {
                 offset: u64_at(&header, 0),
                 time: Timestamp(u64_at(&header, 8)),
                 envelope: rest.split_to(length),
+                key: None,
             })
         })
     }
@@ -129,6 +133,7 @@ mod tests {
             offset,
             time: Timestamp(offset * 10),
             envelope: Bytes::from_static(text.as_bytes()),
+            key: None,
         });
         let mut out = BytesMut::new();
         let moved = Moved { first: 2, last: 8, time: Timestamp(20), dropped: 4, kept: kept.to_vec() };

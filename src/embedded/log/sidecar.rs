@@ -12,9 +12,9 @@ use crate::model::{Offset, Timestamp};
 const MAGIC: &[u8; 8] = b"CLBIDX\0\x03";
 /// Magic, checksum of the rest of the table, number of rows, segment, log.
 const HEADER: usize = 40;
-/// Topic, first, last, time, bytes, number of runs, their position, their checksum, padding.
+/// Topic, first, last, time, bytes, number of runs, their position, their checksum, messages.
 const ROW: usize = 56;
-/// First, last, time, position, length, bytes, padding.
+/// First, last, time, position, length, bytes, messages.
 const RUN: usize = 40;
 
 /// What one segment holds of every topic: stretches without a hole, in order.
@@ -50,7 +50,7 @@ pub(crate) fn encode(source: Source, index: &SegmentIndex) -> Vec<u8> {
             runs.put_u32_le(run.position);
             runs.put_u32_le(run.length);
             runs.put_u32_le(run.bytes);
-            runs.put_u32_le(0);
+            runs.put_u32_le(run.messages);
         }
         let summary = Part::new(0, topic_runs);
         rows.put_u64_le(topic);
@@ -61,7 +61,8 @@ pub(crate) fn encode(source: Source, index: &SegmentIndex) -> Vec<u8> {
         rows.put_u32_le(length_field(topic_runs.len()));
         rows.put_u32_le(length_field(table + start));
         rows.put_u32_le(crc32c::crc32c(&runs[start..]));
-        rows.put_u32_le(0);
+        // A segment is at most 1 GiB, and a message takes some of it.
+        rows.put_u32_le(u32::try_from(summary.messages).unwrap_or(u32::MAX));
     }
     let mut head = Vec::with_capacity(HEADER);
     head.put_u32_le(length_field(count));
@@ -91,6 +92,7 @@ pub(crate) fn parts(bytes: &[u8], source: Source) -> Option<Vec<(u64, Part)>> {
             last: u64_at(row, 16),
             time: Timestamp(u64_at(row, 24)),
             bytes: u64_at(row, 32),
+            messages: u32_at(row, 52).into(),
             runs: None,
         };
         (u64_at(row, 0), part)
@@ -115,6 +117,7 @@ pub(crate) fn runs(bytes: &[u8], source: Source, topic: u64, offset: Offset) -> 
         position: u32_at(run, 24),
         length: u32_at(run, 28),
         bytes: u32_at(run, 32),
+        messages: u32_at(run, 36),
     });
     Some(runs.collect())
 }
@@ -136,7 +139,15 @@ mod tests {
     const SOURCE: Source = Source { log: LogId([7; 16]), segment: 1 };
 
     fn sample() -> SegmentIndex {
-        let run = |first, last| Run { first, last, time: Timestamp(7), position: 40, length: 96, bytes: 50 };
+        let run = |first, last| Run {
+            first,
+            last,
+            time: Timestamp(7),
+            position: 40,
+            length: 96,
+            bytes: 50,
+            messages: 3,
+        };
         index_of([(3, vec![run(7, 8), run(1, 4), run(5, 5)]), (9, vec![run(2, 2)])].into())
     }
 

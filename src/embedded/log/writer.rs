@@ -322,8 +322,18 @@ impl Writer {
         let (time, (position, length)) = (self.last_time, place);
         self.parts.state.append(id, last, bytes, time);
         self.parts.state.names.remember(id, first, publication.marks.into_iter(), time);
-        let run_bytes = u32::try_from(bytes).expect("a publish is limited in bytes");
-        let run = Run { first, last, time, position, length, bytes: run_bytes };
+        if let Some(keys) = self.parts.state.names.keys(id) {
+            publication.topic.set_keys(keys);
+        }
+        let run = Run {
+            first,
+            last,
+            time,
+            position,
+            length,
+            bytes: u32::try_from(bytes).expect("a publish is limited in bytes"),
+            messages: u32::try_from(count).expect("a publish is limited in messages"),
+        };
         Some(Appended { topic: publication.topic, run, bytes })
     }
 

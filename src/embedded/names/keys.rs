@@ -49,7 +49,6 @@ impl Keys {
     }
 
     /// Whether no later message with the key is known, so that this one must be kept.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for compaction"))]
     pub(crate) fn is_last(&self, key: NameHash, offset: Offset) -> bool {
         self.offsets.get(&key).is_none_or(|&last| last <= offset)
     }

@@ -13,6 +13,7 @@
 
 pub(crate) mod closing;
 pub(crate) mod commits;
+pub(crate) mod compaction;
 pub(crate) mod consuming;
 pub(crate) mod credit;
 pub(crate) mod dead_letters;
@@ -121,6 +122,11 @@ macro_rules! conformance_suite {
                 a_delayed_message_holds_up_no_other, after_the_consumer_left,
                 a_pulled_message_outlives_the_call, attempts_are_counted, goes_before_new_messages,
                 a_new_deadline_is_for_new_deliveries,
+            }
+            compaction {
+                the_last_message_of_each_key_stays, subscriptions_pass_over_what_was_superseded,
+                every_message_must_have_a_key, it_takes_no_dead_letters_and_no_other_limits,
+                what_is_left_is_found_again,
             }
             retention {
                 a_purge_drops_what_came_before, a_purge_of_everything_keeps_the_offsets,

@@ -21,6 +21,7 @@ fn unusual() -> TopicSettings {
         retention: Retention { max_messages: Some(1_000), ..Retention::default() },
         dedupe_window: Duration::from_secs(7),
         key_index: true,
+        compacted: false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The messages of one topic, in a vector.
 
+use std::collections::{BTreeSet, HashMap};
+
 use crate::engine::{Error, ReadLimit, Result, Terms};
 use crate::model::{
     Duplicate, Durability, Envelope, Name, Offset, Receipt, Retention, Start, StoredMessage, Timestamp,
@@ -20,6 +22,8 @@ pub(super) struct Log {
     messages: Vec<StoredMessage>,
     /// The oldest message that is left, or the next one if none is.
     first: Offset,
+    /// Messages after it that are gone.
+    gone: BTreeSet<Offset>,
 }
 
 impl Log {
@@ -34,6 +38,7 @@ impl Log {
             forgotten: 0,
             messages: Vec::new(),
             first: 1,
+            gone: BTreeSet::new(),
         }
     }
 
@@ -56,6 +61,7 @@ impl Log {
             last_offset: self.last(),
             stored_bytes: self.messages[index(self.first)..]
                 .iter()
+                .filter(|message| !self.gone.contains(&message.offset))
                 .map(|message| message.envelope.len() as u64)
                 .sum(),
         }
@@ -69,6 +75,19 @@ impl Log {
     /// Drops the messages before `first`.
     pub(super) fn drop_before(&mut self, first: Offset) {
         self.first = self.first.max(first);
+    }
+
+    /// The messages after the first that are gone.
+    pub(super) fn gone(&self) -> impl Iterator<Item = Offset> {
+        self.gone.iter().copied()
+    }
+
+    /// Drops the messages whose key has a later one, if it is a compacted topic.
+    pub(super) fn compact(&mut self) {
+        let mut last = HashMap::new();
+        for message in self.messages.iter().filter(|_| self.settings.compacted) {
+            self.gone.extend(last.insert(message.envelope.header().key, message.offset));
+        }
     }
 
     /// Drops what need not be kept. `acked` is what every subscription has settled, if there is one.
@@ -105,6 +124,10 @@ impl Log {
         if let Some(index) = messages.iter().position(too_large) {
             let size = messages[index].len();
             return Err(Error::MessageTooLarge { topic: self.name.clone(), index, size, limit });
+        }
+        let keyless = |message: &Envelope| self.settings.compacted && message.header().key.is_empty();
+        if let Some(index) = messages.iter().position(keyless) {
+            return Err(Error::KeyRequired { topic: self.name.clone(), index });
         }
         let key = messages[0].header().key.to_owned();
         // What comes first in a request can make what comes later a duplicate, so all are added one by one.
@@ -151,7 +174,7 @@ impl Log {
     fn check_key(&self, key: &str, expected: Option<Offset>) -> Result<()> {
         let Some(expected) = expected else { return Ok(()) };
         let topic = self.name.clone();
-        if !self.settings.key_index {
+        if !(self.settings.key_index || self.settings.compacted) {
             return Err(Error::NoKeyIndex(topic));
         }
         let last = self.messages.iter().rev().find(|message| message.envelope.header().key == key);
@@ -191,7 +214,10 @@ impl Log {
     pub(super) fn read(&self, from: Offset, limit: ReadLimit) -> Vec<StoredMessage> {
         let mut bytes = 0;
         let mut messages = Vec::new();
-        for message in self.messages.iter().skip(index(from.max(self.first))).take(limit.messages) {
+        let is_left = |message: &&StoredMessage| !self.gone.contains(&message.offset);
+        for message in
+            self.messages.iter().skip(index(from.max(self.first))).filter(is_left).take(limit.messages)
+        {
             bytes += message.envelope.len();
             if bytes > limit.bytes && !messages.is_empty() {
                 break;

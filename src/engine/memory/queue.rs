@@ -123,6 +123,13 @@ impl Queue {
         self.next = self.next.max(first);
     }
 
+    /// Settles messages in the midst that are gone.
+    pub(super) fn skip(&mut self, gone: impl Iterator<Item = Offset>) {
+        for offset in gone {
+            self.done(offset);
+        }
+    }
+
     /// Settles everything before `next`, and nothing from there on.
     pub(super) fn seek(&mut self, next: Offset) -> Offset {
         self.epoch += 1;

@@ -45,7 +45,7 @@ impl State {
         intent: Intent,
     ) -> Result<Topic> {
         check_settings(&name, &settings)?;
-        self.limited |= !settings.retention.keeps_all();
+        self.limited |= settings.compacted || !settings.retention.keeps_all();
         if let Some(log) = self.topics.get(&name) {
             return if log.settings == settings { Ok(log.topic()) } else { Err(Error::TopicExists(name)) };
         }
@@ -124,6 +124,7 @@ impl State {
             return;
         }
         for log in self.topics.values_mut() {
+            log.compact();
             let of_it =
                 self.subscriptions.values().filter(|queue| queue.subscription.settings.topic == log.name);
             log.retain(of_it.map(Queue::floor).min(), Timestamp::now());
@@ -133,7 +134,9 @@ impl State {
 
     fn skip_dropped(&mut self) {
         for queue in self.subscriptions.values_mut() {
-            queue.skip_before(self.topics[&queue.subscription.settings.topic].first());
+            let log = &self.topics[&queue.subscription.settings.topic];
+            queue.skip_before(log.first());
+            queue.skip(log.gone());
         }
     }
 
@@ -289,7 +292,10 @@ impl State {
     fn check_dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<()> {
         match &settings.retry.dead_letter_topic {
             Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
-            Some(topic) => self.log(topic).map(|_| ()),
+            Some(topic) if self.log(topic)?.settings.compacted => {
+                Err(Error::DeadLetterCompacted(topic.clone()))
+            }
+            Some(_) => Ok(()),
             None => Ok(()),
         }
     }

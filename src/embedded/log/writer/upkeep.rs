@@ -78,7 +78,7 @@ impl Writer {
     pub(super) fn add_upkeep(&mut self, batch: &mut Batch, upkeep: Upkeep) -> io::Result<()> {
         match upkeep {
             Upkeep::Trim { trims, reply } => self.trim(batch, trims, reply),
-            Upkeep::Relocate { topic, moved, reply, _place } => self.relocate(batch, topic, &moved, reply),
+            Upkeep::Relocate { topic, moved, reply, _place } => self.relocate(batch, topic, moved, reply),
             Upkeep::Restate { after, reply } => self.restate(batch, after, reply),
             Upkeep::Remove { since, segments, reply } => self.remove(batch, since, &segments, reply),
             Upkeep::Roll { reply } => {
@@ -114,7 +114,7 @@ impl Writer {
         &mut self,
         batch: &mut Batch,
         topic: Arc<TopicHandle>,
-        moved: &Moved,
+        mut moved: Moved,
         reply: oneshot::Sender<Result<()>>,
     ) -> io::Result<()> {
         let refused = if topic.is_deleted() {
@@ -126,9 +126,12 @@ impl Writer {
             let _ = reply.send(Err(error));
             return Ok(());
         }
-        let (position, length) = self.frame(batch, Relocated::written_size(moved), |payload| {
+        if topic.record().compacted {
+            self.leave_superseded(topic.id, &mut moved);
+        }
+        let (position, length) = self.frame(batch, Relocated::written_size(&moved), |payload| {
             format::write_record(payload, RecordKind::Relocated, |body| {
-                Relocated::write(body, topic.id, moved);
+                Relocated::write(body, topic.id, &moved);
             });
         })?;
         self.parts.state.relocate(topic.id, moved.last, moved.dropped);
@@ -140,9 +143,21 @@ impl Writer {
             position,
             length,
             bytes: u32::try_from(bytes).expect("a relocation is limited in bytes"),
+            messages: u32::try_from(moved.kept.len()).expect("a relocation is limited in messages"),
         };
         batch.pending.push(Pending::Relocate { topic, run, dropped: moved.dropped, reply });
         Ok(())
+    }
+
+    /// Leaves behind the messages whose key has a later one.
+    fn leave_superseded(&self, topic: u64, moved: &mut Moved) {
+        let Some(keys) = self.parts.state.names.keys(topic) else { return };
+        let dropped = &mut moved.dropped;
+        moved.kept.retain(|kept| {
+            let is_last = kept.key.is_none_or(|key| keys.is_last(key, kept.offset));
+            *dropped += if is_last { 0 } else { kept.envelope.len() as u64 };
+            is_last
+        });
     }
 
     fn restate(
