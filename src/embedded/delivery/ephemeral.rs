@@ -10,7 +10,7 @@ use crate::embedded::log::Log;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Consumer, Credit, Error, ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Offset};
+use crate::model::{Delivery, Offset, Timestamp};
 
 /// A reader of a topic, for as long as it lives.
 pub(crate) struct EphemeralConsumer {
@@ -47,9 +47,14 @@ impl EphemeralConsumer {
                 return Err(Error::TopicDeleted(self.topic.name.clone()));
             }
             if limit.messages > 0 && self.next <= *self.visible.borrow_and_update() {
-                let messages = self.log.reader.read(&self.topic, self.next, limit).await?;
+                let mut messages = self.log.reader.read(&self.topic, self.next, limit).await?;
                 if let Some(last) = messages.last() {
                     self.next = last.offset + 1;
+                    let now = Timestamp::now();
+                    messages.retain(|message| !message.envelope.header().is_expired(now));
+                    if messages.is_empty() {
+                        continue;
+                    }
                     let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
                     return Ok(messages.into_iter().map(deliver).collect());
                 }

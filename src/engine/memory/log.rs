@@ -1,7 +1,9 @@
 //! The messages of one topic, in a vector.
 
+use std::collections::BTreeMap;
+
 use crate::engine::{Error, ReadLimit, Result};
-use crate::model::{Envelope, Name, Offset, Start, StoredMessage, Timestamp, Topic, TopicSettings};
+use crate::model::{Envelope, Header, Name, Offset, Start, StoredMessage, Timestamp, Topic, TopicSettings};
 
 /// A topic and its messages. Offset `n` is at index `n - 1`; nothing is ever removed.
 pub(super) struct Log {
@@ -12,11 +14,24 @@ pub(super) struct Log {
     pub(super) revision: u64,
     create_time: Timestamp,
     messages: Vec<StoredMessage>,
+    /// The messages that are to be delivered or expire at some time.
+    timed: Vec<Offset>,
+    /// The messages with a key, by it.
+    keyed: BTreeMap<String, Vec<Offset>>,
 }
 
 impl Log {
     pub(super) fn new(number: u64, name: Name, settings: TopicSettings) -> Self {
-        Self { number, name, settings, revision: 1, create_time: Timestamp::now(), messages: Vec::new() }
+        Self {
+            number,
+            name,
+            settings,
+            revision: 1,
+            create_time: Timestamp::now(),
+            messages: Vec::new(),
+            timed: Vec::new(),
+            keyed: BTreeMap::new(),
+        }
     }
 
     /// The topic as users see it.
@@ -40,6 +55,21 @@ impl Log {
     /// The message at this offset, if there is one.
     pub(super) fn get(&self, offset: Offset) -> Option<&StoredMessage> {
         self.messages.get(index(offset))
+    }
+
+    /// What a message says of itself; it must exist.
+    pub(super) fn header(&self, offset: Offset) -> Header<'_> {
+        self.get(offset).expect("it is stored").envelope.header()
+    }
+
+    /// The messages that are to be delivered or expire at some time.
+    pub(super) fn timed(&self) -> impl Iterator<Item = (Offset, Header<'_>)> {
+        self.timed.iter().map(|&offset| (offset, self.header(offset)))
+    }
+
+    /// The messages with this key; none without one.
+    pub(super) fn of_key(&self, key: &str) -> &[Offset] {
+        self.keyed.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Refuses what was to follow another message than the newest.
@@ -69,6 +99,13 @@ impl Log {
         let publish_time = Timestamp::now().max(newest);
         for envelope in messages {
             let offset = self.last() + 1;
+            let Header { key, deliver_time, expire_time, .. } = envelope.header();
+            if !key.is_empty() {
+                self.keyed.entry(key.to_owned()).or_default().push(offset);
+            }
+            if deliver_time.or(expire_time).is_some() {
+                self.timed.push(offset);
+            }
             self.messages.push(StoredMessage { topic: self.name.clone(), offset, publish_time, envelope });
         }
     }
