@@ -35,6 +35,7 @@ impl AdminService for Admin {
             capabilities: Some(admin::Capabilities {
                 persistent: capabilities.persistent,
                 exclusive: capabilities.exclusive,
+                key_ordered: capabilities.key_ordered,
                 commit: capabilities.commit,
             }),
             limits: Some(limits()),

@@ -37,6 +37,7 @@ pub(super) fn subscription(subscription: Subscription) -> v1::Subscription {
         mode: match settings.mode {
             Mode::Shared => v1::DeliveryMode::Shared.into(),
             Mode::Exclusive => v1::DeliveryMode::Exclusive.into(),
+            Mode::KeyOrdered => v1::DeliveryMode::KeyOrdered.into(),
         },
         start: Some(start(settings.start)),
         ack_deadline: Some(duration(settings.ack_deadline)),
@@ -81,6 +82,7 @@ pub(super) fn stats(stats: &SubscriptionStats, now: Timestamp) -> v1::Subscripti
         dead_lettered: stats.dead_lettered,
         consumers: stats.consumers,
         time: Some(timestamp(now)),
+        scheduled: stats.scheduled,
     }
 }
 

@@ -239,8 +239,11 @@ impl Violations {
         match v1::DeliveryMode::try_from(value) {
             Ok(v1::DeliveryMode::Unspecified | v1::DeliveryMode::Shared) => Some(Mode::Shared),
             Ok(v1::DeliveryMode::Exclusive) => Some(Mode::Exclusive),
+            Ok(v1::DeliveryMode::KeyOrdered) => Some(Mode::KeyOrdered),
             Err(_) => {
-                self.unknown_enum(field, value, "DELIVERY_MODE_SHARED (1) or DELIVERY_MODE_EXCLUSIVE (2)")
+                let known =
+                    "DELIVERY_MODE_SHARED (1), DELIVERY_MODE_EXCLUSIVE (2) or DELIVERY_MODE_KEY_ORDERED (3)";
+                self.unknown_enum(field, value, known)
             }
         }
     }

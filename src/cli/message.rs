@@ -74,6 +74,8 @@ struct Line<'a> {
     attempt: u32,
     #[serde(skip_serializing_if = "str::is_empty")]
     key: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    id: &'a str,
     #[serde(rename = "type", skip_serializing_if = "str::is_empty")]
     kind: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -82,6 +84,10 @@ struct Line<'a> {
     correlation_id: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     causation_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expire_time: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     attributes: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,10 +105,13 @@ impl<'a> Line<'a> {
             publish_time: rfc3339(stored.publish_time.as_ref()),
             attempt,
             key: &message.key,
+            id: &message.id,
             kind: &message.r#type,
             content_type: &message.content_type,
             correlation_id: &message.correlation_id,
             causation_id: &message.causation_id,
+            deliver_time: rfc3339(message.deliver_time.as_ref()),
+            expire_time: rfc3339(message.expire_time.as_ref()),
             attributes: message.attributes.iter().map(|(name, value)| (&**name, &**value)).collect(),
             data,
             data_base64: data.is_none().then(|| BASE64.encode(&message.data)),
@@ -124,6 +133,17 @@ mod tests {
         assert_eq!(printable(b"plain \xC3\xA9 \\n"), "plain é \\n");
         assert_eq!(printable(b"a\tb\nc\x1b[31m"), "a\\tb\\nc\\u{1b}[31m");
         assert_eq!(printable(b"\xff\x00"), "base64:/wA=");
+    }
+
+    #[test]
+    fn json_has_the_id_and_the_times() {
+        let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let message =
+            Message { id: "i".into(), deliver_time: time(60), expire_time: time(120), ..Message::default() };
+        let line = serde_json::to_value(Line::new(&StoredMessage::default(), &message, 0)).unwrap();
+        let times = ["1970-01-01T00:01:00.000000Z", "1970-01-01T00:02:00.000000Z"];
+        assert_eq!((&line["id"], &line["deliver_time"]), (&"i".into(), &times[0].into()));
+        assert_eq!(line["expire_time"], times[1]);
     }
 
     #[test]

@@ -43,19 +43,25 @@ pub(super) fn position(text: &str) -> Result<StartPosition, String> {
             Ok(offset) => Position::Offset(offset),
             Err(error) => return Err(error.to_string()),
         },
-        _ => Position::Time(time(text)?),
+        _ => Position::Time(time(text).map_err(|_| {
+            "give earliest, latest, an offset such as 42, or a time such as 2026-01-31T12:00:00Z".to_owned()
+        })?),
     };
     Ok(StartPosition { position: Some(position) })
 }
 
-fn time(text: &str) -> Result<prost_types::Timestamp, String> {
-    let time: jiff::Timestamp = text.parse().map_err(|_| {
-        "give earliest, latest, an offset such as 42, or a time such as 2026-01-31T12:00:00Z".to_owned()
-    })?;
+/// A time as in RFC 3339.
+pub(super) fn time(text: &str) -> Result<prost_types::Timestamp, String> {
+    let time: jiff::Timestamp =
+        text.parse().map_err(|_| "give a time such as 2026-01-31T12:00:00Z".to_owned())?;
+    Ok(timestamp(time))
+}
+
+fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
     // Times before 1970 have a negative fraction here, and a positive one on the wire.
     let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
     let (seconds, nanos) = if nanos < 0 { (seconds - 1, nanos + 1_000_000_000) } else { (seconds, nanos) };
-    Ok(prost_types::Timestamp { seconds, nanos })
+    prost_types::Timestamp { seconds, nanos }
 }
 
 /// `name=value`; the value may be empty and may contain `=`.
@@ -97,6 +103,12 @@ pub(super) fn large_size(text: &str) -> Result<u64, String> {
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let error = |error| format!("{error}; give a duration such as 500ms, 30s or 1h");
     humantime::parse_duration(text).map_err(error)
+}
+
+/// The time after a span of time from now, such as `30s`.
+pub(super) fn time_from_now(text: &str) -> Result<prost_types::Timestamp, String> {
+    let time = jiff::Timestamp::now().checked_add(positive_duration(text)?);
+    time.map(timestamp).map_err(|_| "that is too far ahead; give a shorter time".into())
 }
 
 /// A size that fits 32 bits, such as `65536` or `64KiB`.

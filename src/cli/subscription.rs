@@ -77,6 +77,7 @@ pub(super) enum SubscriptionCommand {
 #[command(after_help = "Examples:
   columba subscription create billing --topic orders.created --ack-deadline 1m
   columba subscription create audit --topic orders.created --mode exclusive --from latest
+  columba subscription create stock --topic orders.created --mode key-ordered
   columba subscription create mail --topic orders.created --max-attempts 5 --dead-letter-topic dead.mail \\
     --min-backoff 1s")]
 pub(super) struct CreateArgs {
@@ -153,6 +154,8 @@ enum Mode {
     Shared,
     /// Only the oldest consumer gets messages, in order
     Exclusive,
+    /// Any consumer gets the next message, each key in order
+    KeyOrdered,
 }
 
 impl From<Mode> for DeliveryMode {
@@ -160,6 +163,7 @@ impl From<Mode> for DeliveryMode {
         match mode {
             Mode::Shared => Self::Shared,
             Mode::Exclusive => Self::Exclusive,
+            Mode::KeyOrdered => Self::KeyOrdered,
         }
     }
 }
@@ -332,6 +336,7 @@ impl From<Subscription> for Shown {
             DeliveryMode::Unspecified => "default",
             DeliveryMode::Shared => "shared",
             DeliveryMode::Exclusive => "exclusive",
+            DeliveryMode::KeyOrdered => "key-ordered",
         };
         Self {
             mode,
@@ -395,6 +400,7 @@ fn position(start: &StartPosition) -> Option<String> {
 struct ShownStats {
     backlog_messages: u64,
     in_flight: u64,
+    scheduled: u64,
     oldest_unacked_age: Option<String>,
     committed_offset: u64,
     redelivered: u64,
@@ -410,6 +416,7 @@ impl ShownStats {
             ("oldest unacked", self.oldest_unacked_age.clone().unwrap_or_default()),
             ("committed offset", self.committed_offset.to_string()),
             ("in flight", self.in_flight.to_string()),
+            ("scheduled", self.scheduled.to_string()),
             ("redelivered", self.redelivered.to_string()),
             ("dead-lettered", self.dead_lettered.to_string()),
             ("consumers", self.consumers.to_string()),
@@ -422,6 +429,7 @@ impl From<SubscriptionStats> for ShownStats {
         Self {
             backlog_messages: stats.backlog_messages,
             in_flight: stats.in_flight,
+            scheduled: stats.scheduled,
             oldest_unacked_age: output::duration(stats.oldest_unacked_age.as_ref()),
             committed_offset: stats.committed_offset,
             redelivered: stats.redelivered,

@@ -7,13 +7,14 @@ use crate::model::Offset;
 
 /// Which messages were handed out, and how often.
 ///
-/// New messages are handed out in order, so one offset tells of all that were handed out once. Only
-/// those handed out again are counted one by one; `max_in_flight` limits how many there are.
+/// New messages are handed out in order, but for those that wait for their key or their time, so one offset
+/// tells of all before the first of these that were handed out once. Only those beyond it, and those handed
+/// out again, are counted one by one until they are settled; `max_in_flight` limits how many there are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Attempts {
     /// Every message up to here was handed out, or settled without.
     handed: Offset,
-    /// Messages handed out more than once.
+    /// Messages handed out more than once, or beyond that.
     again: BTreeMap<Offset, u32>,
 }
 
@@ -28,7 +29,7 @@ impl Attempts {
         self.handed
     }
 
-    /// The messages handed out more than once, and how often.
+    /// The messages that are counted one by one, and how often they were handed out.
     pub(crate) fn again(&self) -> impl ExactSizeIterator<Item = (Offset, u32)> {
         self.again.iter().map(|(&offset, &attempts)| (offset, attempts))
     }
@@ -44,10 +45,10 @@ impl Attempts {
         self.again.insert(offset, attempts);
     }
 
-    /// Takes in what was noted later.
-    pub(crate) fn merge(&mut self, later: &Self) {
+    /// Takes in what was noted later of the messages that still matter.
+    pub(crate) fn merge(&mut self, later: &Self, matters: impl Fn(Offset) -> bool) {
         self.handed = self.handed.max(later.handed);
-        self.again.extend(later.again());
+        self.again.extend(later.again().filter(|&(offset, _)| matters(offset)));
     }
 
     /// Forgets messages that are settled.
@@ -68,7 +69,7 @@ impl Unwritten {
     pub(crate) fn add(&self, attempts: Attempts) -> bool {
         match &mut *self.note() {
             Some(note) => {
-                note.merge(&attempts);
+                note.merge(&attempts, |_| true);
                 false
             }
             none => {

@@ -140,7 +140,13 @@ fn page<'a, T>(map: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item
 #[async_trait]
 impl Engine for EmbeddedEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", persistent: true, exclusive: true, commit: true }
+        Capabilities {
+            engine: "embedded",
+            persistent: true,
+            exclusive: true,
+            key_ordered: true,
+            commit: true,
+        }
     }
 
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {

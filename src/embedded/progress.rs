@@ -7,8 +7,9 @@ use crate::model::Offset;
 
 /// Everything up to a floor is settled, and some ranges above it.
 ///
-/// Its size is bounded by the number of holes: unsettled messages below the highest settled one,
-/// which `max_in_flight` limits.
+/// Its size is bounded by the number of holes: unsettled messages below the highest settled one. They are
+/// in flight, wait for their key, or wait for their time; `max_in_flight`, `MAX_PARKED` and
+/// `MAX_SCHEDULED` limit how many there are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Progress {
     floor: Offset,
@@ -45,15 +46,12 @@ impl Progress {
             || self.above.range(..=offset).next_back().is_some_and(|(_, &last)| offset <= last)
     }
 
-    /// The first message from `offset` on that is not settled.
+    /// The first message from this one on that is not settled.
     pub(crate) fn next_unsettled(&self, offset: Offset) -> Offset {
-        if offset <= self.floor {
-            return self.floor + 1;
-        }
-        match self.above.range(..=offset).next_back() {
-            Some((_, &last)) if offset <= last => last + 1,
-            _ => offset,
-        }
+        let from = offset.max(self.floor + 1);
+        // Ranges are apart: what follows one is not settled.
+        let range = self.above.range(..=from).next_back();
+        range.map_or(from, |(_, &last)| from.max(last + 1))
     }
 
     /// Settles the messages from `first` to `last`; those settled already stay so.
@@ -139,7 +137,7 @@ mod tests {
             prop_assert_eq!(progress.settled(), model.len() as u64);
             for offset in 1..80 {
                 prop_assert_eq!(progress.is_settled(offset), model.contains(&offset));
-                let next = (offset..).find(|next| !model.contains(next)).unwrap();
+                let next = (offset..).find(|offset| !model.contains(offset)).unwrap();
                 prop_assert_eq!(progress.next_unsettled(offset), next);
             }
             let ranges: Vec<_> = progress.above().collect();

@@ -65,7 +65,7 @@ pub(crate) struct SubscriptionRecord {
     pub(crate) labels: BTreeMap<String, String>,
     #[prost(uint64, tag = "6")]
     pub(crate) topic: u64,
-    /// 1: shared, 2: exclusive.
+    /// 1: shared, 2: exclusive, 3: key-ordered.
     #[prost(uint32, tag = "7")]
     pub(crate) mode: u32,
     /// 1: earliest, 2: latest, 3: offset, 4: time.
@@ -197,6 +197,7 @@ impl SubscriptionRecord {
             mode: match settings.mode {
                 Mode::Shared => 1,
                 Mode::Exclusive => 2,
+                Mode::KeyOrdered => 3,
             },
             start_kind,
             start_value,
@@ -220,7 +221,11 @@ impl SubscriptionRecord {
     }
 
     pub(crate) fn mode(&self) -> Mode {
-        if self.mode == 2 { Mode::Exclusive } else { Mode::Shared }
+        match self.mode {
+            2 => Mode::Exclusive,
+            3 => Mode::KeyOrdered,
+            _ => Mode::Shared,
+        }
     }
 
     pub(crate) fn ack_deadline(&self) -> Duration {

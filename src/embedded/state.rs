@@ -281,8 +281,8 @@ impl State {
     /// Messages were handed out.
     pub(crate) fn hand(&mut self, id: u64, attempts: &Attempts) {
         self.last_id = self.last_id.max(id);
-        if let Some(subscription) = self.subscriptions.get_mut(&id) {
-            subscription.attempts.merge(attempts);
+        if let Some(SubscriptionState { attempts: all, progress, .. }) = self.subscriptions.get_mut(&id) {
+            all.merge(attempts, |offset| !progress.is_settled(offset));
         }
     }
 

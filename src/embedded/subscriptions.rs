@@ -272,6 +272,7 @@ impl Shared {
         Ok(SubscriptionStats {
             backlog_messages: backlog,
             in_flight: snapshot.leased,
+            scheduled: snapshot.scheduled,
             oldest_unacked: oldest,
             committed_offset: floor,
             redelivered: snapshot.redelivered,

@@ -40,6 +40,8 @@ pub struct Capabilities {
     pub persistent: bool,
     /// [`Mode::Exclusive`](crate::model::Mode::Exclusive) subscriptions keep the topic's order.
     pub exclusive: bool,
+    /// [`Mode::KeyOrdered`](crate::model::Mode::KeyOrdered) subscriptions keep the order of each key.
+    pub key_ordered: bool,
     /// [`Engine::commit`] works.
     pub commit: bool,
 }

@@ -28,6 +28,12 @@ impl<'a> Header<'a> {
         header
     }
 
+    /// Whether the message is not to be delivered any more.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expire_time.is_some_and(|time| time <= now)
+    }
+
     /// As in every decoder, a later field of the same number replaces an earlier one.
     fn read_field(&mut self, encoded: &mut &'a [u8]) -> Option<()> {
         let (number, wire) = decode_key(encoded).ok()?;

@@ -17,6 +17,9 @@ pub enum Mode {
     Shared,
     /// Only the oldest consumer gets messages, in the topic's order; the others stand by.
     Exclusive,
+    /// Any consumer gets the next message, but a key with a message in flight stays with its consumer,
+    /// and its messages keep their order.
+    KeyOrdered,
 }
 
 /// What a user chooses about a subscription.
@@ -77,6 +80,8 @@ pub struct SubscriptionStats {
     pub backlog_messages: u64,
     /// Messages with a consumer now.
     pub in_flight: u64,
+    /// Messages that wait for the time they are to be delivered, as far as the subscription has come.
+    pub scheduled: u64,
     /// When the oldest unsettled message was published.
     pub oldest_unacked: Option<Timestamp>,
     /// Every message at or below this offset is settled, durably.

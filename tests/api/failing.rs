@@ -37,7 +37,13 @@ fn failure<T>() -> Result<T> {
 #[async_trait]
 impl Engine for Failing {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "failing", persistent: false, exclusive: false, commit: false }
+        Capabilities {
+            engine: "failing",
+            persistent: false,
+            exclusive: false,
+            key_ordered: false,
+            commit: false,
+        }
     }
     async fn create_topic(&self, _: Name, _: TopicSettings, _: Intent) -> Result<Topic> {
         failure()

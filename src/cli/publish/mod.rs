@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount};
+use prost_types::Timestamp;
 use serde::Serialize;
 
 use super::context::Context;
@@ -39,6 +40,7 @@ const JSON: &str = "application/json";
   columba publish orders.created --file orders.ndjson --key customer
   columba publish flights --file flights.csv --key carrier --null NA
   columba publish flights --file flights.csv --id-prefix flights-2013 --retry
+  columba publish reminders 'call back' --deliver-in 10m --expire-in 1h
 
 When publishing stops early, the error says how many messages are acknowledged from the first on,
 and the --skip to go on with.")]
@@ -83,6 +85,15 @@ pub(super) struct PublishArgs {
     /// The media type of the data [default: application/json for CSV and NDJSON]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+    /// Deliver the messages so long from now, such as 10m
+    #[arg(long, value_name = "DURATION", value_parser = parse::time_from_now, conflicts_with = "deliver_at")]
+    deliver_in: Option<Timestamp>,
+    /// Deliver the messages at this time, as in RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
+    deliver_at: Option<Timestamp>,
+    /// Do not deliver the messages any more after so long from now
+    #[arg(long, value_name = "DURATION", value_parser = parse::time_from_now)]
+    expire_in: Option<Timestamp>,
     /// How safe a message must be before it counts [default: the topic's]
     #[arg(long, value_enum)]
     durability: Option<Durability>,
@@ -153,6 +164,8 @@ impl PublishArgs {
             attributes: parse::key_values("--attribute", std::mem::take(&mut self.attributes))?,
             r#type: std::mem::take(&mut self.kind),
             content_type: self.content_type.take().unwrap_or_else(|| default.into()),
+            deliver_time: self.deliver_in.or(self.deliver_at),
+            expire_time: self.expire_in,
             ..Message::default()
         })
     }

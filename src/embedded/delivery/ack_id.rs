@@ -43,7 +43,7 @@ impl Signer {
             all.put_u64_le(id.offset);
             all.put_u64_le(id.delivery);
             all.put_u32_le(id.attempt);
-            let tag = self.tag(&all[start..]);
+            let tag = self.hash(&all[start..]);
             all.put_u64_le(tag);
         }
         let mut all = all.freeze();
@@ -53,7 +53,7 @@ impl Signer {
     /// Reads an id; `None` if this server did not make it.
     pub(crate) fn open(&self, bytes: &[u8]) -> Option<AckId> {
         let (content, tag) = bytes.split_at_checked(LENGTH - 8)?;
-        if tag.len() != 8 || content[0] != VERSION || u64_at(tag, 0) != self.tag(content) {
+        if tag.len() != 8 || content[0] != VERSION || u64_at(tag, 0) != self.hash(content) {
             return None;
         }
         let id = AckId {
@@ -66,7 +66,8 @@ impl Signer {
         Some(id)
     }
 
-    fn tag(&self, content: &[u8]) -> u64 {
+    /// A hash that nobody can foresee.
+    pub(crate) fn hash(&self, content: &[u8]) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(content);
         hasher.finish()

@@ -11,7 +11,7 @@ use crate::embedded::log::reader::ReadBatch;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Consumer, Credit, Error, ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Offset};
+use crate::model::{Delivery, Offset, Timestamp};
 
 /// A reader of a topic, for as long as it lives.
 pub(crate) struct EphemeralConsumer {
@@ -48,13 +48,16 @@ impl EphemeralConsumer {
                 return Err(Error::TopicDeleted(self.topic.name.clone()));
             }
             if limit.messages > 0 && self.next <= *self.visible.borrow_and_update() {
-                let ReadBatch { messages, next } =
+                let ReadBatch { mut messages, next } =
                     self.log.reader.read(&self.topic, self.next, limit).await?;
                 self.next = next;
-                if !messages.is_empty() {
-                    let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
-                    return Ok(messages.into_iter().map(deliver).collect());
+                let now = Timestamp::now();
+                messages.retain(|message| !message.envelope.header().is_expired(now));
+                if messages.is_empty() {
+                    continue;
                 }
+                let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
+                return Ok(messages.into_iter().map(deliver).collect());
             }
             if self.visible.changed().await.is_err() {
                 return Err(Error::Closed);

@@ -16,7 +16,7 @@ use crate::engine::{
 };
 use crate::model::{
     Delivery, Envelope, Name, Offset, Receipt, Start, StoredMessage, SubscriptionSettings, SubscriptionStats,
-    TopicSettings,
+    Timestamp, TopicSettings,
 };
 
 /// How long something that must happen may take: long enough for any machine.
@@ -99,6 +99,32 @@ pub(super) async fn reopened(harness: &mut impl Harness, fixture: Fixture) -> Fi
     drop(fixture);
     harness.reopen().await;
     Fixture::as_is(harness)
+}
+
+/// A message with nothing but a key.
+pub(super) fn keyed(key: &str) -> Envelope {
+    let mut encoded = Vec::new();
+    if !key.is_empty() {
+        prost::encoding::string::encode(2, &key.to_owned(), &mut encoded);
+    }
+    envelope(encoded)
+}
+
+/// A message with nothing but times.
+pub(super) fn timed(deliver: Option<Timestamp>, expire: Option<Timestamp>) -> Envelope {
+    let mut encoded = Vec::new();
+    for (field, time) in [(9, deliver), (10, expire)] {
+        let Some(Timestamp(micros)) = time else { continue };
+        let seconds = (micros / 1_000_000).cast_signed();
+        let nanos = i32::try_from(micros % 1_000_000 * 1_000).unwrap();
+        prost::encoding::message::encode(field, &prost_types::Timestamp { seconds, nanos }, &mut encoded);
+    }
+    envelope(encoded)
+}
+
+/// A message with a key, not to be delivered before a time.
+pub(super) fn keyed_at(key: &str, deliver: Timestamp) -> Envelope {
+    envelope([&keyed(key).0[..], &timed(Some(deliver), None).0].concat())
 }
 
 pub(super) fn messages(messages: u32) -> Credit {

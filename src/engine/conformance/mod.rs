@@ -21,6 +21,7 @@ pub(crate) mod duplicates;
 pub(crate) mod ephemeral;
 pub(crate) mod exclusive;
 mod fixture;
+pub(crate) mod key_ordered;
 pub(crate) mod keys;
 pub(crate) mod pausing;
 pub(crate) mod persistence;
@@ -28,6 +29,7 @@ pub(crate) mod publishing;
 pub(crate) mod reading;
 pub(crate) mod redelivery;
 pub(crate) mod retention;
+pub(crate) mod scheduling;
 pub(crate) mod seeking;
 pub(crate) mod settling;
 pub(crate) mod sharing;
@@ -154,6 +156,23 @@ macro_rules! conformance_suite {
                 a_message_without_room_does_not_go_to_a_standby, redelivery_holds_up_what_follows,
                 a_delay_holds_up_what_follows, a_held_subscription_cannot_be_pulled,
                 what_was_pulled_holds_up_streams,
+            }
+            key_ordered {
+                a_key_stays_with_its_consumer, a_consumer_may_hold_several_of_a_key,
+                messages_without_a_key_have_no_order, what_follows_a_failed_message_comes_again_after_it,
+                what_was_taken_back_counts_when_it_is_first, a_failing_key_holds_up_no_other,
+                a_key_waits_for_its_backoff, giving_up_frees_the_key, pulls_are_apart,
+                what_a_consumer_left_comes_in_order, a_pause_keeps_keys_with_their_holder,
+                a_cumulative_ack_and_a_seek_free_keys, the_order_is_exact_whatever_fails,
+                the_order_outlasts_a_restart,
+            }
+            scheduling {
+                a_message_waits_for_its_time_and_holds_up_no_other, a_message_comes_at_its_time,
+                what_waits_for_its_time_is_not_in_flight, a_seek_forgets_the_schedule,
+                an_exclusive_order_leaves_out_what_is_not_due,
+                a_message_takes_its_place_among_its_key_in_time, an_expired_message_counts_as_settled,
+                a_message_expires_while_it_waits_to_come_again, what_expires_in_flight_may_be_acknowledged,
+                readers_see_what_is_scheduled_and_ephemeral_ones_not_what_expired, both_outlast_a_restart,
             }
             seeking {
                 back_delivers_again, forward_skips, by_time_and_to_the_ends, past_the_end_is_refused,

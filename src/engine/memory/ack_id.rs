@@ -6,7 +6,7 @@ use siphasher::sip::SipHasher24;
 use crate::model::Offset;
 
 /// Four numbers and the tag over them.
-const BODY_BYTES: usize = 8 + 8 + 4 + 4;
+const BODY_BYTES: usize = 8 + 8 + 4 + 8;
 const ID_BYTES: usize = BODY_BYTES + 8;
 
 /// One handing-out of one message.
@@ -17,7 +17,8 @@ pub(super) struct DeliveryRef {
     /// How often the subscription had been moved by a seek.
     pub(super) epoch: u32,
     pub(super) offset: Offset,
-    pub(super) attempt: u32,
+    /// The delivery's number in its subscription.
+    pub(super) delivery: u64,
 }
 
 /// Makes and checks ids. Its key is random, so an id of another engine is as good as a forged one.
@@ -36,7 +37,7 @@ impl AckIds {
         id.put_u64(delivery.subscription);
         id.put_u32(delivery.epoch);
         id.put_u64(delivery.offset);
-        id.put_u32(delivery.attempt);
+        id.put_u64(delivery.delivery);
         id.put_u64(self.0.hash(&id));
         id.freeze()
     }
@@ -49,12 +50,12 @@ impl AckIds {
         }
         let (subscription, rest) = body.split_first_chunk()?;
         let (epoch, rest) = rest.split_first_chunk()?;
-        let (offset, attempt) = rest.split_first_chunk()?;
+        let (offset, delivery) = rest.split_first_chunk()?;
         Some(DeliveryRef {
             subscription: u64::from_be_bytes(*subscription),
             epoch: u32::from_be_bytes(*epoch),
             offset: u64::from_be_bytes(*offset),
-            attempt: u32::from_be_bytes(attempt.try_into().ok()?),
+            delivery: u64::from_be_bytes(delivery.try_into().ok()?),
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::log::Log;
 use super::state::State;
@@ -67,8 +68,9 @@ impl State {
 
     fn check_acks(&self, done: &mut Done, subscription: &Name, ids: &[Bytes]) -> Result<()> {
         let queue = self.queue(subscription)?;
+        let log = self.log(&queue.subscription.settings.topic)?;
         for (index, id) in ids.iter().enumerate() {
-            let found = queue.find(id, &self.ids).and_then(|offset| {
+            let found = queue.find(id, log, &self.ids, Instant::now()).and_then(|offset| {
                 let once = done.acked.insert((subscription.clone(), offset));
                 if once { Ok(()) } else { Err(Failure::Expired) }
             });

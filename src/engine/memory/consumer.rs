@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Shared, Step};
 use crate::engine::{Consumer, Credit, ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Name, Offset, Start};
+use crate::model::{Delivery, Name, Offset, Start, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -83,7 +83,7 @@ impl Consumer for Durable {
         let deliveries = consumer.seat.shared.wait_for(|state, now| {
             let (queue, log, ids) = state.queue_numbered(&consumer.subscription, consumer.number)?;
             queue.check_running()?;
-            Ok(Step::of(queue.hand_to(consumer.seat.number, log, ids, now), || queue.next_due(now)))
+            Ok(Step::of(queue.hand_to(consumer.seat.number, log, ids, now), || queue.next_due(log, now)))
         });
         deliveries.await
     }
@@ -140,12 +140,17 @@ impl Consumer for Ephemeral {
         };
         let (next, topic) = (self.next, &self.topic);
         let read = self.seat.shared.wait_for(|state, _| {
-            let messages = state.log_numbered(topic, self.number)?.read(next, limit);
+            let log = state.log_numbered(topic, self.number)?;
+            let now = Timestamp::now();
+            let expired = |&offset: &Offset| log.header(offset).is_expired(now);
+            let from = (next..=log.last()).find(|offset| !expired(offset)).unwrap_or(log.last() + 1);
+            let mut messages = log.read(from.max(next), limit);
+            messages.retain(|message| !expired(&message.offset));
             let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
             Ok(Step::of(messages.into_iter().map(deliver).collect(), || None))
         });
         let deliveries = read.await?;
-        self.next = next + deliveries.len() as Offset;
+        self.next = deliveries.last().map_or(next, |last| last.message.offset + 1);
         Ok(deliveries)
     }
 

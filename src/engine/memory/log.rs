@@ -1,11 +1,11 @@
 //! The messages of one topic, in a vector.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::engine::{Error, ReadLimit, Result, Terms};
 use crate::model::{
-    Duplicate, Durability, Envelope, Name, Offset, Receipt, Retention, Start, StoredMessage, Timestamp,
-    Topic, TopicSettings,
+    Duplicate, Durability, Envelope, Header, Name, Offset, Receipt, Retention, Start, StoredMessage,
+    Timestamp, Topic, TopicSettings,
 };
 
 /// A topic and its messages. Offset `n` is at index `n - 1`; what is dropped is only hidden.
@@ -24,6 +24,10 @@ pub(super) struct Log {
     first: Offset,
     /// Messages after it that are gone.
     gone: BTreeSet<Offset>,
+    /// The messages that are to be delivered or expire at some time.
+    timed: Vec<Offset>,
+    /// The messages with a key, by it.
+    keyed: BTreeMap<String, Vec<Offset>>,
 }
 
 impl Log {
@@ -39,6 +43,8 @@ impl Log {
             messages: Vec::new(),
             first: 1,
             gone: BTreeSet::new(),
+            timed: Vec::new(),
+            keyed: BTreeMap::new(),
         }
     }
 
@@ -117,6 +123,21 @@ impl Log {
         self.messages.get(index(offset))
     }
 
+    /// What a message says of itself; it must exist.
+    pub(super) fn header(&self, offset: Offset) -> Header<'_> {
+        self.get(offset).expect("it is stored").envelope.header()
+    }
+
+    /// The messages that are to be delivered or expire at some time.
+    pub(super) fn timed(&self) -> impl Iterator<Item = (Offset, Header<'_>)> {
+        self.timed.iter().map(|&offset| (offset, self.header(offset)))
+    }
+
+    /// The messages with this key; none without one.
+    pub(super) fn of_key(&self, key: &str) -> &[Offset] {
+        self.keyed.get(key).map_or(&[], Vec::as_slice)
+    }
+
     /// Adds the messages that are no duplicates or, if something is not as it must be, none.
     pub(super) fn publish(&mut self, messages: Vec<Envelope>, terms: Terms) -> Result<Receipt> {
         let limit = self.settings.max_message_bytes;
@@ -138,14 +159,16 @@ impl Log {
                 None => self.append(vec![message]),
             }
         }
-        let added = self.messages.split_off(before);
-        let (first, last) = (self.last() + 1, self.last() + added.len() as Offset);
-        let (first, last) = if added.is_empty() { (0, 0) } else { (first, last) };
+        let (first, last) = (before as Offset + 1, self.last());
+        let (first, last) = if last < first { (0, 0) } else { (first, last) };
         if last > 0 {
-            self.check_last(terms.expected_last)?;
-            self.check_key(&key, terms.expected_key)?;
+            let unexpected = self.check_last(before, terms.expected_last);
+            let unexpected = unexpected.and_then(|()| self.check_key(before, &key, terms.expected_key));
+            if let Err(error) = unexpected {
+                self.take_back(before);
+                return Err(error);
+            }
         }
-        self.messages.extend(added);
         Ok(Receipt { first, last, duplicates, durability: Durability::Buffered })
     }
 
@@ -163,21 +186,32 @@ impl Log {
         newest_first.find(|message| message.envelope.header().id == id).map(|message| message.offset)
     }
 
-    fn check_last(&self, expected: Option<Offset>) -> Result<()> {
-        let (topic, actual) = (self.name.clone(), self.last());
+    /// As if there had never been more than so many messages.
+    fn take_back(&mut self, count: usize) {
+        self.messages.truncate(count);
+        let last = self.last();
+        self.timed.retain(|&offset| offset <= last);
+        self.keyed.values_mut().for_each(|offsets| offsets.retain(|&offset| offset <= last));
+    }
+
+    /// Whether the first `count` messages end as expected.
+    fn check_last(&self, count: usize, expected: Option<Offset>) -> Result<()> {
+        let (topic, actual) = (self.name.clone(), count as Offset);
         match expected {
             Some(expected) if expected != actual => Err(Error::Moved { topic, expected, actual }),
             _ => Ok(()),
         }
     }
 
-    fn check_key(&self, key: &str, expected: Option<Offset>) -> Result<()> {
+    /// Whether the last of the first `count` messages with a key is the one expected.
+    fn check_key(&self, count: usize, key: &str, expected: Option<Offset>) -> Result<()> {
         let Some(expected) = expected else { return Ok(()) };
         let topic = self.name.clone();
         if !(self.settings.key_index || self.settings.compacted) {
             return Err(Error::NoKeyIndex(topic));
         }
-        let last = self.messages.iter().rev().find(|message| message.envelope.header().key == key);
+        let has_key = |message: &&StoredMessage| message.envelope.header().key == key;
+        let last = self.messages[..count].iter().rev().find(has_key);
         let actual = last.map_or(0, |message| message.offset);
         if actual == expected { Ok(()) } else { Err(Error::KeyMoved { topic, expected, actual }) }
     }
@@ -193,6 +227,13 @@ impl Log {
         let publish_time = self.next_time();
         for envelope in messages {
             let offset = self.last() + 1;
+            let Header { key, deliver_time, expire_time, .. } = envelope.header();
+            if !key.is_empty() {
+                self.keyed.entry(key.to_owned()).or_default().push(offset);
+            }
+            if deliver_time.or(expire_time).is_some() {
+                self.timed.push(offset);
+            }
             self.messages.push(StoredMessage { topic: self.name.clone(), offset, publish_time, envelope });
         }
     }

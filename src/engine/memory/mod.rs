@@ -8,6 +8,7 @@
 mod ack_id;
 mod commit;
 mod consumer;
+mod keys;
 mod log;
 mod queue;
 mod state;
@@ -116,7 +117,7 @@ impl Shared {
 #[async_trait]
 impl Engine for MemoryEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "memory", persistent: false, exclusive: true, commit: true }
+        Capabilities { engine: "memory", persistent: false, exclusive: true, key_ordered: true, commit: true }
     }
 
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
@@ -216,7 +217,7 @@ impl Engine for MemoryEngine {
         let room = Room { messages: limit.messages, first_bytes: u64::MAX, bytes: limit.bytes as u64 };
         let pulled = self.0.wait_for(|state, now| {
             let (queue, log, ids) = state.queue_numbered(subscription, number)?;
-            Ok(Step::of(queue.pull(&room, log, ids, now)?, || queue.next_due(now)))
+            Ok(Step::of(queue.pull(&room, log, ids, now)?, || queue.next_due(log, now)))
         });
         timeout(wait, pulled).await.unwrap_or_else(|_nothing_came| Ok(Vec::new()))
     }

@@ -4,7 +4,6 @@
 //! is, so that nothing can be out of step with anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use super::log::Log;
 use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
 use crate::model::{
-    DeadLetter, Delivery, Mode, Offset, RetryPolicy, Subscription, SubscriptionStats, Timestamp,
+    DeadLetter, Delivery, Header, Mode, Offset, RetryPolicy, StoredMessage, Subscription, SubscriptionStats,
+    Timestamp,
 };
 
 /// A subscription and its state.
@@ -30,10 +30,15 @@ pub(super) struct Queue {
     floor: Offset,
     /// What is settled above the floor.
     settled: BTreeSet<Offset>,
-    /// The first message never handed out.
+    /// The first message that was not handed out, with all after it.
     next: Offset,
+    /// What was not handed out before that.
+    passed: BTreeSet<Offset>,
     /// What was handed out and is not settled.
-    handed: BTreeMap<Offset, Handed>,
+    pub(super) handed: BTreeMap<Offset, Handed>,
+    /// How often anything was handed out.
+    deliveries: u64,
+    pulls: u64,
     /// The open consumers, the oldest first.
     consumers: BTreeMap<u64, Member>,
     redelivered: u64,
@@ -41,22 +46,31 @@ pub(super) struct Queue {
 }
 
 /// A message that was handed out at least once.
-struct Handed {
-    attempt: u32,
+pub(super) struct Handed {
+    pub(super) delivery: u64,
+    pub(super) attempt: u32,
     bytes: u64,
-    /// Who got it last; a pull is nobody.
-    holder: Option<u64>,
+    pub(super) key: String,
+    /// Who got it last, and is still there.
+    pub(super) holder: Option<Holder>,
     /// Whether it is lent out until `until`, or only waits until then to be handed out again.
-    leased: bool,
-    until: Instant,
+    pub(super) leased: bool,
+    pub(super) until: Instant,
     /// Why its last delivery failed.
     reason: Arc<str>,
     /// It is not to be handed out again.
     given_up: bool,
 }
 
+/// Who was handed something: a consumer, or one pull.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    Consumer(u64),
+    Pull(u64),
+}
+
 impl Handed {
-    fn in_flight(&self, now: Instant) -> bool {
+    pub(super) fn in_flight(&self, now: Instant) -> bool {
         self.leased && self.until > now
     }
 }
@@ -75,12 +89,6 @@ pub(super) struct Room {
     pub(super) bytes: u64,
 }
 
-/// What may be handed out, in this order.
-struct Available {
-    due: Vec<Offset>,
-    new: Range<Offset>,
-}
-
 impl Queue {
     pub(super) fn new(number: u64, subscription: Subscription, next: Offset) -> Self {
         Self {
@@ -90,7 +98,10 @@ impl Queue {
             floor: next - 1,
             settled: BTreeSet::new(),
             next,
+            passed: BTreeSet::new(),
             handed: BTreeMap::new(),
+            deliveries: 0,
+            pulls: 0,
             consumers: BTreeMap::new(),
             redelivered: 0,
             dead_lettered: 0,
@@ -102,6 +113,7 @@ impl Queue {
         SubscriptionStats {
             backlog_messages: log.last().saturating_sub(self.floor) - self.settled.len() as u64,
             in_flight: self.handed.values().filter(|handed| handed.in_flight(now)).count() as u64,
+            scheduled: self.scheduled(log, Timestamp::now()).count() as u64,
             oldest_unacked: oldest.and_then(|offset| log.get(offset)).map(|message| message.publish_time),
             committed_offset: self.floor,
             redelivered: self.redelivered,
@@ -135,6 +147,7 @@ impl Queue {
         self.epoch += 1;
         (self.floor, self.next) = (next - 1, next);
         self.settled.clear();
+        self.passed.clear();
         self.handed.clear();
         self.floor
     }
@@ -156,14 +169,20 @@ impl Queue {
 
     pub(super) fn leave(&mut self, consumer: u64, now: Instant) {
         self.consumers.remove(&consumer);
-        for handed in self.handed.values_mut().filter(|handed| handed.holder == Some(consumer)) {
-            handed.holder = None;
-            // A pause ends streams, but what they hold stays theirs to settle.
-            if handed.in_flight(now) && !self.subscription.settings.paused {
-                handed.leased = false;
-                handed.until = now;
-                handed.reason = "its consumer left".into();
+        let paused = self.subscription.settings.paused;
+        for offset in self.handed.keys().copied().collect::<Vec<_>>() {
+            let Some(handed) = self.handed.get_mut(&offset) else { continue };
+            if handed.holder != Some(Holder::Consumer(consumer)) {
+                continue;
             }
+            // A pause ends streams, but what they hold stays theirs to settle.
+            if handed.in_flight(now) && !paused {
+                handed.reason = "its consumer left".into();
+                self.fail(offset, now, now);
+            }
+        }
+        for handed in self.handed.values_mut().filter(|it| it.holder == Some(Holder::Consumer(consumer))) {
+            handed.holder = None;
         }
     }
 
@@ -183,7 +202,8 @@ impl Queue {
     pub(super) fn hand_to(&mut self, consumer: u64, log: &Log, ids: &AckIds, now: Instant) -> Vec<Delivery> {
         let mut room = self.room(consumer, now);
         if self.exclusive() {
-            let pulled = |handed: &Handed| handed.holder.is_none() && handed.in_flight(now);
+            let stream = |handed: &Handed| matches!(handed.holder, Some(Holder::Consumer(_)));
+            let pulled = |handed: &Handed| !stream(handed) && handed.in_flight(now);
             if self.consumers.keys().next() != Some(&consumer) || self.handed.values().any(pulled) {
                 return Vec::new();
             }
@@ -191,7 +211,7 @@ impl Queue {
             let share = self.available(log, now).len().div_ceil(self.ready_consumers(now));
             room.messages = room.messages.min(share);
         }
-        self.hand_out(Some(consumer), &room, log, ids, now)
+        self.hand_out(Holder::Consumer(consumer), &room, log, ids, now)
     }
 
     /// Hands messages to nobody's stream.
@@ -206,12 +226,13 @@ impl Queue {
         if self.exclusive() && !self.consumers.is_empty() {
             return Err(Error::Held(self.subscription.name.clone()));
         }
-        Ok(self.hand_out(None, room, log, ids, now))
+        self.pulls += 1;
+        Ok(self.hand_out(Holder::Pull(self.pulls), room, log, ids, now))
     }
 
     fn hand_out(
         &mut self,
-        holder: Option<u64>,
+        holder: Holder,
         room: &Room,
         log: &Log,
         ids: &AckIds,
@@ -219,7 +240,14 @@ impl Queue {
     ) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
         let mut total = 0;
-        for offset in self.available(log, now).into_iter().take(room.messages) {
+        for offset in self.available(log, now) {
+            if deliveries.len() == room.messages {
+                break;
+            }
+            let is_new = !self.handed.contains_key(&offset);
+            if (is_new && self.is_full()) || !self.may_have(holder, offset, log, now) {
+                continue;
+            }
             let message = log.get(offset).expect("what is available is stored").clone();
             let bytes = message.envelope.len() as u64;
             let limit = if deliveries.is_empty() { room.first_bytes } else { room.bytes };
@@ -227,51 +255,103 @@ impl Queue {
             if total > limit {
                 break;
             }
-            let attempt = self.lease(offset, holder, bytes, now);
-            let (subscription, epoch) = (self.number, self.epoch);
-            let ack_id = ids.seal(DeliveryRef { subscription, epoch, offset, attempt });
+            let attempt = self.lease(offset, holder, &message, now);
+            let (subscription, epoch, delivery) = (self.number, self.epoch, self.deliveries);
+            let ack_id = ids.seal(DeliveryRef { subscription, epoch, offset, delivery });
             deliveries.push(Delivery { ack_id, attempt, message });
         }
         deliveries
     }
 
-    fn lease(&mut self, offset: Offset, holder: Option<u64>, bytes: u64, now: Instant) -> u32 {
+    fn lease(&mut self, offset: Offset, holder: Holder, message: &StoredMessage, now: Instant) -> u32 {
+        self.deliveries += 1;
+        let delivery = self.deliveries;
+        let bytes = message.envelope.len() as u64;
+        let key = message.envelope.header().key.to_owned();
+        let holder = Some(holder);
         let attempt = self.handed.get(&offset).map_or(1, |before| before.attempt + 1);
         let until = now + self.subscription.settings.ack_deadline;
         let reason = "its deadline passed".into();
-        let handed = Handed { attempt, bytes, holder, leased: true, until, reason, given_up: false };
+        let handed =
+            Handed { delivery, attempt, bytes, key, holder, leased: true, until, reason, given_up: false };
         self.handed.insert(offset, handed);
+        self.passed.extend(self.next..offset);
+        self.passed.remove(&offset);
         self.next = self.next.max(offset + 1);
         self.redelivered += u64::from(attempt > 1);
         attempt
     }
 
     /// The next time at which something may become available by itself.
-    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.handed.values().map(|handed| handed.until).filter(|&until| until > now).min()
+    pub(super) fn next_due(&self, log: &Log, now: Instant) -> Option<Instant> {
+        let until = self.handed.values().map(|handed| handed.until).filter(|&until| until > now);
+        let wall = Timestamp::now();
+        let times = log.timed().filter(|(offset, _)| !self.is_settled(*offset));
+        let times = times.flat_map(|(_, header)| [header.deliver_time, header.expire_time]).flatten();
+        let next = times.filter(|&time| time > wall).min();
+        // The wall clock may jump.
+        let wait = |time: Timestamp| Duration::from_micros(time.0 - wall.0).min(Duration::from_secs(1));
+        until.chain(next.map(|time| now + wait(time))).min()
     }
 
-    /// What comes back goes before what is new. In exclusive mode, what is still to come back holds
-    /// up everything after it. What is new must fit under the limit of unsettled deliveries, to which
-    /// those that wait to come back count.
-    fn available(&self, log: &Log, now: Instant) -> Available {
+    /// Settles the messages that have expired, but for those in flight.
+    pub(super) fn drop_expired(&mut self, log: &Log, now: Instant) {
+        let wall = Timestamp::now();
+        for (offset, _) in log.timed().filter(|(_, header)| header.is_expired(wall)) {
+            let in_flight = self.handed.get(&offset).is_some_and(|handed| handed.in_flight(now));
+            if !in_flight && !self.is_settled(offset) {
+                self.done(offset);
+            }
+        }
+    }
+
+    pub(super) fn is_settled(&self, offset: Offset) -> bool {
+        offset <= self.floor || self.settled.contains(&offset)
+    }
+
+    /// Everything that is not settled and was not handed out.
+    fn new_messages(&self, log: &Log) -> impl Iterator<Item = Offset> {
+        let all = self.passed.iter().copied().chain(self.next..=log.last());
+        all.filter(|&offset| !self.is_settled(offset))
+    }
+
+    /// What is not to be delivered yet.
+    fn scheduled(&self, log: &Log, wall: Timestamp) -> impl Iterator<Item = Offset> {
+        let later = move |(offset, header): (Offset, Header<'_>)| {
+            header.deliver_time.filter(|&time| time > wall).map(|_| offset)
+        };
+        let is_new = |offset: &Offset| !self.is_settled(*offset) && !self.handed.contains_key(offset);
+        log.timed().filter_map(later).filter(is_new)
+    }
+
+    /// What may be handed out, as far as keys do not forbid it. What comes back goes before what is new. In
+    /// exclusive mode, what is still to come back holds up everything after it. What is new must fit under
+    /// the limit of unsettled deliveries, to which those that wait to come back count.
+    fn available(&self, log: &Log, now: Instant) -> Vec<Offset> {
         let mut due = Vec::new();
         for (&offset, _) in self.handed.iter().filter(|(_, handed)| !handed.in_flight(now)) {
             if self.handed[&offset].until <= now {
                 due.push(offset);
             } else if self.exclusive() {
-                return Available { due, new: 0..0 };
+                return due;
             }
         }
-        let limit = u64::from(self.subscription.settings.max_in_flight);
-        let allowed = limit.saturating_sub(self.handed.len() as u64);
-        Available { due, new: self.next..self.next.saturating_add(allowed).min(log.last() + 1) }
+        let scheduled: BTreeSet<_> = self.scheduled(log, Timestamp::now()).collect();
+        let new = self.new_messages(log).filter(|offset| !scheduled.contains(offset));
+        // Where keys are ordered, some of them are not for everybody.
+        let limit = if self.orders_keys() { usize::MAX } else { self.max_in_flight() };
+        due.extend(new.take(limit.saturating_sub(self.handed.len())));
+        due
     }
 
     /// What a consumer's credit leaves it, in one batch.
     fn room(&self, consumer: u64, now: Instant) -> Room {
         let Credit { messages, bytes } = self.consumers[&consumer].credit;
-        let held = || self.handed.values().filter(|it| it.holder == Some(consumer) && it.in_flight(now));
+        let held = || {
+            self.handed
+                .values()
+                .filter(|it| it.holder == Some(Holder::Consumer(consumer)) && it.in_flight(now))
+        };
         let bytes_left = bytes.saturating_sub(held().map(|it| it.bytes).sum());
         let held = held().count();
         Room {
@@ -279,6 +359,14 @@ impl Queue {
             first_bytes: if held == 0 { u64::MAX } else { bytes_left },
             bytes: bytes_left.min(MAX_BATCH_BYTES as u64),
         }
+    }
+
+    fn max_in_flight(&self) -> usize {
+        self.subscription.settings.max_in_flight as usize
+    }
+
+    fn is_full(&self) -> bool {
+        self.handed.len() >= self.max_in_flight()
     }
 
     fn ready_consumers(&self, now: Instant) -> usize {
@@ -294,12 +382,13 @@ impl Queue {
         &mut self,
         ids: Vec<Bytes>,
         settlement: &Settlement,
+        log: &Log,
         keys: &AckIds,
         now: Instant,
     ) -> Settled {
         let mut failures = Vec::new();
         for id in ids {
-            match self.find(&id, keys) {
+            match self.find(&id, log, keys, now) {
                 Ok(offset) => self.apply(offset, settlement, now),
                 Err(failure) => failures.push((id, failure)),
             }
@@ -308,8 +397,14 @@ impl Queue {
     }
 
     /// The message that an id stands for, if the id still counts.
-    pub(super) fn find(&self, id: &[u8], keys: &AckIds) -> std::result::Result<Offset, Failure> {
-        let DeliveryRef { subscription, epoch, offset, attempt } = keys.open(id).ok_or(Failure::Unknown)?;
+    pub(super) fn find(
+        &self,
+        id: &[u8],
+        log: &Log,
+        keys: &AckIds,
+        now: Instant,
+    ) -> std::result::Result<Offset, Failure> {
+        let DeliveryRef { subscription, epoch, offset, delivery } = keys.open(id).ok_or(Failure::Unknown)?;
         if subscription != self.number {
             return Err(Failure::WrongSubscription);
         }
@@ -318,7 +413,8 @@ impl Queue {
         }
         match self.handed.get(&offset) {
             None => Err(Failure::AlreadySettled),
-            Some(handed) if handed.attempt != attempt => Err(Failure::Expired),
+            Some(handed) if handed.delivery != delivery => Err(Failure::Expired),
+            Some(handed) if !handed.in_flight(now) && !self.is_first(offset, log) => Err(Failure::Expired),
             Some(_) => Ok(offset),
         }
     }
@@ -341,10 +437,12 @@ impl Queue {
                 handed.given_up = *retry == Retry::Never;
                 handed.reason =
                     if reason.is_empty() { "its consumer failed".into() } else { Arc::clone(reason) };
-                self.reset(offset, false, now + delay);
+                self.fail(offset, now + delay, now);
             }
             Settlement::Extend { deadline } => {
-                self.reset(offset, true, now + deadline.unwrap_or(default_deadline));
+                let handed = self.handed.get_mut(&offset).expect("find() found it");
+                handed.leased = true;
+                handed.until = now + deadline.unwrap_or(default_deadline);
             }
         }
     }
@@ -355,7 +453,11 @@ impl Queue {
         let Subscription { name, settings, .. } = self.subscription.clone();
         let RetryPolicy { backoff, max_attempts, .. } = settings.retry;
         let mut given_up = Vec::new();
-        for (&offset, handed) in self.handed.iter_mut().filter(|(_, handed)| !handed.in_flight(now)) {
+        for offset in self.handed.keys().copied().collect::<Vec<_>>() {
+            let handed = &self.handed[&offset];
+            if handed.in_flight(now) {
+                continue;
+            }
             if handed.given_up || (max_attempts > 0 && handed.attempt >= max_attempts) {
                 given_up.push(DeadLetter {
                     subscription: name.clone(),
@@ -365,9 +467,10 @@ impl Queue {
                     reason: handed.reason.to_string(),
                     time: Timestamp::now(),
                 });
+                self.fail(offset, now, now);
             } else if handed.leased {
-                handed.leased = false;
-                handed.until += backoff.after(handed.attempt, rand::random());
+                let until = handed.until + backoff.after(handed.attempt, rand::random());
+                self.fail(offset, until, now);
             }
         }
         for letter in &given_up {
@@ -379,27 +482,12 @@ impl Queue {
 
     fn done(&mut self, offset: Offset) {
         self.handed.remove(&offset);
+        self.passed.remove(&offset);
         if offset > self.floor {
             self.settled.insert(offset);
         }
         while self.settled.remove(&(self.floor + 1)) {
             self.floor += 1;
         }
-    }
-
-    fn reset(&mut self, offset: Offset, leased: bool, until: Instant) {
-        let handed = self.handed.get_mut(&offset).expect("find() found it");
-        (handed.leased, handed.until) = (leased, until);
-    }
-}
-
-impl Available {
-    fn len(&self) -> usize {
-        let new = self.new.end.saturating_sub(self.new.start);
-        self.due.len() + usize::try_from(new).unwrap_or(usize::MAX)
-    }
-
-    fn into_iter(self) -> impl Iterator<Item = Offset> {
-        self.due.into_iter().chain(self.new)
     }
 }

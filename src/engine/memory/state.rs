@@ -255,8 +255,8 @@ impl State {
         settlement: &Settlement,
     ) -> Result<Settled> {
         let number = self.queue(name)?.number;
-        let (queue, _, keys) = self.queue_numbered(name, number)?;
-        let settled = queue.settle(ids, settlement, keys, Instant::now());
+        let (queue, log, keys) = self.queue_numbered(name, number)?;
+        let settled = queue.settle(ids, settlement, log, keys, Instant::now());
         self.bury(name)?;
         Ok(settled)
     }
@@ -265,8 +265,9 @@ impl State {
     pub(super) fn ack(&mut self, name: &Name, ids: Vec<Bytes>) -> Result<Offset> {
         let queue = self.subscriptions.get_mut(name);
         let queue = queue.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))?;
+        let log = &self.topics[&queue.subscription.settings.topic];
         let ack = Settlement::Ack { cumulative: false };
-        Ok(queue.settle(ids, &ack, &self.ids, Instant::now()).committed_offset)
+        Ok(queue.settle(ids, &ack, log, &self.ids, Instant::now()).committed_offset)
     }
 
     /// A consumer is gone.
@@ -278,6 +279,7 @@ impl State {
     /// Puts the messages that a subscription has given up by now where they go.
     pub(super) fn bury(&mut self, name: &Name) -> Result<()> {
         let Some(queue) = self.subscriptions.get_mut(name) else { return Ok(()) };
+        queue.drop_expired(&self.topics[&queue.subscription.settings.topic], Instant::now());
         for letter in queue.give_up(Instant::now()) {
             let settings = &self.subscriptions[name].subscription.settings;
             if let Some(topic) = settings.retry.dead_letter_topic.clone() {

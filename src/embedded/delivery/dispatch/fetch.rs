@@ -46,7 +46,7 @@ impl Dispatcher {
             if !self.ready.is_empty() || !self.may_fetch() {
                 return;
             }
-            let from = self.next_new();
+            let from = self.leases.first_new();
             if from > self.subject.topic.visible() {
                 self.behind = false;
                 return;
@@ -64,15 +64,6 @@ impl Dispatcher {
     /// Whether the log may be read: not while it is being read, nor just after that failed.
     fn may_fetch(&self) -> bool {
         self.fetch.is_none() && self.read_again.is_none_or(|at| at <= Instant::now())
-    }
-
-    /// The first message from the cursor on that was never handed out.
-    pub(super) fn next_new(&self) -> Offset {
-        let mut from = self.leases.progress().next_unsettled(self.leases.cursor());
-        while !self.leases.is_new(from) {
-            from = self.leases.progress().next_unsettled(from + 1);
-        }
-        from
     }
 
     pub(super) fn take_again(&mut self, offset: Offset) -> Option<StoredMessage> {
@@ -115,7 +106,8 @@ impl Dispatcher {
         self.used = Instant::now();
         match read {
             Ok(batch) if is_new => {
-                let expected = self.ready.back().map_or_else(|| self.next_new(), |last| last.offset + 1);
+                let expected =
+                    self.ready.back().map_or_else(|| self.leases.first_new(), |last| last.offset + 1);
                 // Never leave out what lies between.
                 if from <= expected {
                     self.skip_gone(from, &batch);

@@ -7,11 +7,11 @@ use std::time::Instant;
 use super::{Dispatcher, KEEP_FETCHED, Taker};
 use crate::embedded::attempts::Attempts;
 use crate::embedded::delivery::ack_id::AckId;
-use crate::embedded::delivery::leases::{ConsumerId, Next};
+use crate::embedded::delivery::leases::{About, Key, Next, Who};
 use crate::embedded::log::Operation;
 use crate::engine::{ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Offset, StoredMessage};
+use crate::model::{Delivery, Header, Offset, StoredMessage};
 
 /// How much is handed to a consumer at once.
 const BATCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
@@ -31,7 +31,7 @@ impl Dispatcher {
             }
         }
         if sharers > 0 && self.behind && self.wants_more() {
-            self.fetch_new(self.ready.back().map_or(self.next_new(), |last| last.offset + 1));
+            self.fetch_new(self.ready.back().map_or(self.leases.first_new(), |last| last.offset + 1));
         }
         self.end_pulls(now);
         let has_fetched = !self.ready.is_empty() || !self.again.is_empty();
@@ -45,13 +45,13 @@ impl Dispatcher {
 
     /// Serves one; returns it if there is nothing for it now.
     fn serve(&mut self, taker: Taker, sharers: usize, now: Instant) -> Option<Taker> {
-        let (consumer, limit) = match &taker {
+        let (who, limit) = match &taker {
             Taker::Consumer(id) if !self.slots.contains_key(id) => return None,
             Taker::Pull(pull) if pull.reply.is_closed() => return None,
-            Taker::Consumer(id) => (Some(*id), BATCH),
-            Taker::Pull(pull) => (None, pull.limit),
+            Taker::Consumer(id) => (Who::Consumer(*id), BATCH),
+            Taker::Pull(pull) => (self.leases.pull(), pull.limit),
         };
-        let deliveries = self.collect(consumer, limit, sharers, now);
+        let deliveries = self.collect(who, limit, sharers, now);
         if deliveries.is_empty() {
             return Some(taker);
         }
@@ -62,7 +62,7 @@ impl Dispatcher {
                 false
             }),
         };
-        if let (Some(id), Some(true)) = (consumer, refused) {
+        if let (Who::Consumer(id), Some(true)) = (who, refused) {
             self.leave(id, now);
         }
         None
@@ -78,14 +78,8 @@ impl Dispatcher {
     }
 
     /// Leases messages to a consumer, as many as there are, as it may have, and as is fair.
-    fn collect(
-        &mut self,
-        consumer: Option<ConsumerId>,
-        limit: ReadLimit,
-        sharers: usize,
-        now: Instant,
-    ) -> Vec<Delivery> {
-        let (room_messages, room_bytes) = self.leases.room(consumer);
+    fn collect(&mut self, who: Who, limit: ReadLimit, sharers: usize, now: Instant) -> Vec<Delivery> {
+        let (room_messages, room_bytes) = self.leases.room(who);
         let room = room_messages.min(limit.messages);
         if room == 0 {
             return Vec::new();
@@ -98,7 +92,7 @@ impl Dispatcher {
         let mut bytes = 0;
         let mut skip_again = false;
         while batch.len() < max_messages {
-            let message = match self.leases.next(now, skip_again) {
+            let message = match self.leases.next(who, now, skip_again) {
                 Next::Nothing => break,
                 Next::Again(offset) => {
                     let Some(message) = self.take_again(offset) else {
@@ -112,21 +106,21 @@ impl Dispatcher {
                     message
                 }
             };
-            if self.leases.is_used_up(message.offset) {
-                self.leases.give_up_next(message.offset);
+            let about = self.about(&message);
+            if !self.leases.meet(who, message.offset, &about, now) {
                 continue;
             }
             let size = message.envelope.len() as u64;
             // One message of any size always fits a batch, and a consumer that holds nothing.
             let fits_batch = batch.is_empty() || bytes + size <= limit.bytes as u64;
             let fits_credit =
-                bytes + size <= room_bytes || (batch.is_empty() && self.leases.holds_nothing(consumer));
+                bytes + size <= room_bytes || (batch.is_empty() && self.leases.holds_nothing(who));
             if !(fits_batch && fits_credit) {
                 self.put_back(message);
                 break;
             }
             bytes += size;
-            let handed = self.leases.hand_out(consumer, message.offset, size, now);
+            let handed = self.leases.hand_out(who, message.offset, size, &about, now);
             batch.push((message, handed.delivery, handed.attempt));
         }
         if !batch.is_empty() {
@@ -136,11 +130,24 @@ impl Dispatcher {
         self.sign(batch)
     }
 
+    /// What the leases go by.
+    fn about(&self, message: &StoredMessage) -> About {
+        let Header { key, deliver_time, expire_time, .. } = message.envelope.header();
+        let key = if key.is_empty() || !self.leases.orders_keys() {
+            Key::Alone(message.offset)
+        } else {
+            Key::Hash(self.subject.signer.hash(key.as_bytes()))
+        };
+        About::new(key, deliver_time, expire_time)
+    }
+
     /// Has the log remember what is handed out, so that attempts are counted across restarts.
     fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
-        let handed = self.leases.cursor().min(self.passed_over.unwrap_or(Offset::MAX)) - 1;
+        let handed = self.leases.handed().min(self.passed_over.unwrap_or(Offset::MAX) - 1);
         let mut attempts = Attempts::new(handed);
-        for (message, _, attempt) in batch.iter().filter(|(_, _, attempt)| *attempt > 1) {
+        // What one offset does not tell: handed out more than once, or beyond what was not.
+        let told = |message: &StoredMessage, attempt| attempt == 1 && message.offset <= handed;
+        for (message, _, attempt) in batch.iter().filter(|(message, _, attempt)| !told(message, *attempt)) {
             attempts.note(message.offset, *attempt);
         }
         if self.subject.unwritten.add(attempts) {
@@ -152,13 +159,13 @@ impl Dispatcher {
     /// Whether there is a message to hand out, or can be at once.
     fn has_something(&mut self, now: Instant) -> bool {
         self.make_ready();
-        !self.ready.is_empty() || self.leases.due(now) > 0
+        !self.ready.is_empty() || self.leases.has_due(now)
     }
 
     /// How many wait and may have messages.
     fn takers_with_room(&self) -> usize {
         let room = |taker: &&Taker| match taker {
-            Taker::Consumer(id) => self.leases.room(Some(*id)).0 > 0,
+            Taker::Consumer(id) => self.leases.room(Who::Consumer(*id)).0 > 0,
             Taker::Pull(_) => true,
         };
         self.takers.iter().filter(room).count()

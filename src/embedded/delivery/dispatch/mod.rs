@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::fetch::Fetched;
 pub(crate) use self::reserve::Reservation;
+use self::settle::Ranges;
 use super::ack_id::Signer;
 use super::leases::{ConsumerId, Leases, Rules};
 use crate::embedded::attempts::Unwritten;
@@ -32,7 +33,7 @@ use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::model::limits::MAX_CONSUMERS_PER_SUBSCRIPTION;
-use crate::model::{Delivery, Name, Offset, StoredMessage};
+use crate::model::{Delivery, Name, Offset, StoredMessage, Timestamp};
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
@@ -109,6 +110,7 @@ pub(crate) struct Pull {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) leased: u64,
+    pub(crate) scheduled: u64,
     pub(crate) redelivered: u64,
     pub(crate) dead_lettered: u64,
     pub(crate) consumers: u32,
@@ -247,15 +249,16 @@ impl Dispatcher {
             }
             let now = Instant::now();
             // What is over is over before anybody asks about it.
-            self.leases.expire(now);
+            self.leases.expire(now, Timestamp::now());
             self.skip_dropped();
             for event in events.drain(..) {
                 self.handle(event, now);
             }
             visible.mark_unchanged();
-            self.leases.expire(now);
+            self.leases.expire(now, Timestamp::now());
             self.hand_out(now);
             self.bury(now);
+            self.commit_expired();
             wake_at = self.wake_at(now);
         }
     }
@@ -290,7 +293,7 @@ impl Dispatcher {
         let consumer = self.leases.join(credit);
         let _ = seat.set(consumer);
         self.slots.insert(consumer, slot);
-        if self.leases.room(None).0 == 0 {
+        if self.leases.is_held() {
             self.refuse_pulls(&Error::Held(self.subject.name.clone()));
         }
         // Whoever does not wait for it any more says goodbye.
@@ -306,7 +309,7 @@ impl Dispatcher {
     fn pull(&mut self, pull: Pull) {
         if self.subject.paused {
             let _ = pull.reply.send(Err(Error::Paused(self.subject.name.clone())));
-        } else if self.leases.room(None).0 == 0 {
+        } else if self.leases.is_held() {
             let _ = pull.reply.send(Err(Error::Held(self.subject.name.clone())));
         } else if self.takers.len() >= MAX_PULLS + MAX_CONSUMERS_PER_SUBSCRIPTION {
             let what = "pulls waiting on this subscription";
@@ -363,6 +366,7 @@ impl Dispatcher {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             leased: self.leases.leased() as u64,
+            scheduled: self.leases.scheduled() as u64,
             redelivered: self.leases.redelivered(),
             dead_lettered: self.dead_lettered,
             consumers: u32::try_from(self.leases.consumers()).unwrap_or(u32::MAX),
@@ -373,7 +377,8 @@ impl Dispatcher {
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         let unused = (!self.ready.is_empty() || !self.again.is_empty()).then_some(self.used + KEEP_FETCHED);
-        let always = unused.into_iter().chain(self.bury_again).chain(self.leases.last_attempt_ends());
+        let ends = self.leases.last_attempt_ends().into_iter().chain(self.leases.next_expiry(now));
+        let always = unused.into_iter().chain(self.bury_again).chain(ends);
         if self.takers.is_empty() {
             return always.filter(|&at| at > now).min();
         }
@@ -390,6 +395,17 @@ impl Dispatcher {
         let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
         let settle = Settle { subscription, ranges, committed, only_in: None };
         self.subject.log.submit(Operation::Settle { settle, reply });
+    }
+
+    /// Has the log remember what was settled because it expired.
+    fn commit_expired(&mut self) {
+        let mut ranges = Ranges::default();
+        for offset in self.leases.take_expired() {
+            ranges.add(offset, offset);
+        }
+        if !ranges.0.is_empty() {
+            self.commit(ranges.0, oneshot::channel().0);
+        }
     }
 
     /// The subscription is gone. Consumers see their slots close.

@@ -62,8 +62,12 @@ impl Dispatcher {
                 self.leases.settle(first, offset);
                 ranges.add(first, offset);
             }
-            Settlement::Nack { retry, reason } => self.leases.nack(offset, delivery, *retry, reason, now),
+            Settlement::Nack { retry, reason } => {
+                self.leases.check_lease(offset)?;
+                self.leases.nack(offset, delivery, *retry, reason, now);
+            }
             Settlement::Extend { deadline } => {
+                self.leases.check_lease(offset)?;
                 let deadline = deadline.unwrap_or(self.leases.ack_deadline());
                 self.leases.extend(offset, delivery, now + deadline);
             }

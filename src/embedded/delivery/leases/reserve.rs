@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use super::{Lease, Leases, Waiting};
+use super::lines::Kept;
+use super::{Lease, Leases, NEVER, Waiting};
 use crate::engine::Retry;
 use crate::model::{Mode, Offset};
 
@@ -26,6 +27,8 @@ impl Leases {
         let before = if let Some(lease) = self.unlease(offset) {
             Reserved::Leased(lease)
         } else if let Some(waiting) = self.unwait(offset) {
+            // Its key is spoken for meanwhile.
+            self.lines.keep(offset, Kept::GivenUp);
             Reserved::Waiting(waiting)
         } else {
             Reserved::Before { delivery }
@@ -42,7 +45,8 @@ impl Leases {
             // The cursor may be beyond it by now, so it waits.
             Some(Reserved::Before { delivery }) => {
                 let attempt = self.before.of(offset);
-                self.wait(offset, Waiting { delivery, attempt, due: now });
+                let taken_back = false;
+                self.wait(offset, Waiting { delivery, attempt, taken_back, due: now, expires: NEVER });
             }
             None => {}
         }
@@ -51,9 +55,10 @@ impl Leases {
     fn restore_lease(&mut self, offset: Offset, lease: Lease, now: Instant) {
         if let Some(consumer) = lease.consumer {
             let Some(holder) = self.consumers.get_mut(&consumer) else {
-                let handed = (lease.delivery, lease.attempt);
+                let Lease { delivery, attempt, expires, .. } = lease;
+                let ended = Waiting { delivery, attempt, taken_back: false, due: now, expires };
                 let at_once = Retry::After(std::time::Duration::ZERO);
-                return self.put_back(offset, handed, at_once, || "its consumer left".into(), now);
+                return self.put_back(offset, ended, at_once, || "its consumer left".into(), now);
             };
             holder.messages += 1;
             holder.bytes += lease.bytes;
@@ -79,13 +84,19 @@ mod tests {
 
     use super::*;
     use crate::embedded::attempts::Attempts;
-    use crate::embedded::delivery::leases::{Handed, Next, Rules};
+    use crate::embedded::delivery::leases::handing::Handed;
+    use crate::embedded::delivery::leases::{About, Key, Next, Rules, Who};
     use crate::embedded::progress::Progress;
     use crate::engine::{Credit, Failure};
-    use crate::model::Backoff;
+    use crate::model::{Backoff, Timestamp};
 
     const DEADLINE: Duration = Duration::from_secs(10);
+    const NOBODY: Who = Who::Pull(1);
     const CREDIT: Credit = Credit { messages: 2, bytes: 100 };
+
+    fn about(offset: Offset) -> About {
+        About::new(Key::Alone(offset), None, None)
+    }
 
     fn leases(mode: Mode, handed_before: Offset) -> Leases {
         let rules = Rules {
@@ -102,37 +113,37 @@ mod tests {
     fn a_reserved_message_is_nobodys_and_comes_back_as_it_was() {
         let (mut leases, now) = (leases(Mode::Shared, 0), Instant::now());
         let consumer = leases.join(CREDIT);
-        let Handed { delivery, attempt } = leases.hand_out(Some(consumer), 1, 10, now);
+        let Handed { delivery, attempt } = leases.hand_out(Who::Consumer(consumer), 1, 10, &about(1), now);
         leases.reserve(1, delivery);
         assert_eq!(leases.check(1, delivery, attempt), Err(Failure::Expired), "it is spoken for");
         assert!(!leases.is_new(1) && leases.in_flight() == 1);
-        leases.expire(now + 2 * DEADLINE);
-        assert_eq!(leases.next(now + 2 * DEADLINE, false), Next::New, "it does not expire");
-        assert_eq!(leases.room(Some(consumer)), (2, 100));
+        leases.expire(now + 2 * DEADLINE, Timestamp(0));
+        assert_eq!(leases.next(NOBODY, now + 2 * DEADLINE, false), Next::New, "it does not expire");
+        assert_eq!(leases.room(Who::Consumer(consumer)), (2, 100));
 
         leases.restore(1, now);
         assert_eq!(leases.check(1, delivery, attempt), Ok(()));
-        assert_eq!(leases.room(Some(consumer)), (1, 90));
-        leases.expire(now + 2 * DEADLINE);
-        assert_eq!(leases.next(now + 2 * DEADLINE, false), Next::Again(1), "its old deadline holds");
+        assert_eq!(leases.room(Who::Consumer(consumer)), (1, 90));
+        leases.expire(now + 2 * DEADLINE, Timestamp(0));
+        assert_eq!(leases.next(NOBODY, now + 2 * DEADLINE, false), Next::Again(1), "its old deadline holds");
 
         leases.reserve(1, delivery);
-        assert_eq!(leases.next(now + 2 * DEADLINE, false), Next::New);
+        assert_eq!(leases.next(NOBODY, now + 2 * DEADLINE, false), Next::New);
         leases.restore(1, now);
-        assert_eq!(leases.next(now + 2 * DEADLINE, false), Next::Again(1));
+        assert_eq!(leases.next(NOBODY, now + 2 * DEADLINE, false), Next::Again(1));
     }
 
     #[test]
     fn what_is_settled_does_not_come_back() {
         let (mut leases, now) = (leases(Mode::Shared, 0), Instant::now());
-        let Handed { delivery, attempt } = leases.hand_out(None, 1, 10, now);
+        let Handed { delivery, attempt } = leases.hand_out(NOBODY, 1, 10, &about(1), now);
         leases.reserve(1, delivery);
         leases.settle(1, 1);
         leases.restore(1, now);
         assert_eq!(leases.check(1, delivery, attempt), Err(Failure::AlreadySettled));
-        assert_eq!((leases.in_flight(), leases.next(now, false)), (0, Next::New));
+        assert_eq!((leases.in_flight(), leases.next(NOBODY, now, false)), (0, Next::New));
 
-        let Handed { delivery, .. } = leases.hand_out(None, 2, 10, now);
+        let Handed { delivery, .. } = leases.hand_out(NOBODY, 2, 10, &about(2), now);
         leases.reserve(2, delivery);
         leases.seek(Progress::new(0));
         leases.restore(2, now);
@@ -144,27 +155,46 @@ mod tests {
         let (mut leases, now) = (leases(Mode::Shared, 1), Instant::now());
         assert_eq!(leases.check(1, 77, 1), Ok(()));
         leases.reserve(1, 77);
-        leases.hand_out(None, 2, 10, now);
+        leases.hand_out(NOBODY, 2, 10, &about(2), now);
         leases.restore(1, now);
-        assert_eq!(leases.next(now, false), Next::Again(1));
+        assert_eq!(leases.next(NOBODY, now, false), Next::Again(1));
         assert_eq!(leases.check(1, 77, 1), Ok(()));
-        assert_eq!(leases.hand_out(None, 1, 10, now).attempt, 2);
+        assert_eq!(leases.hand_out(NOBODY, 1, 10, &about(1), now).attempt, 2);
     }
 
     #[test]
     fn in_strict_order_nothing_passes_a_message_that_may_come_back() {
         let (mut leases, now) = (leases(Mode::Exclusive, 0), Instant::now());
         let (oldest, standby) = (leases.join(CREDIT), leases.join(CREDIT));
-        let Handed { delivery, .. } = leases.hand_out(Some(oldest), 1, 10, now);
+        let Handed { delivery, .. } = leases.hand_out(Who::Consumer(oldest), 1, 10, &about(1), now);
         leases.reserve(1, delivery);
-        assert_eq!(leases.next(now, false), Next::New, "its consumer gets what follows");
+        assert_eq!(leases.next(NOBODY, now, false), Next::New, "its consumer gets what follows");
         leases.leave(oldest, now);
-        assert_eq!(leases.next(now, false), Next::Nothing, "another does not, yet");
+        assert_eq!(leases.next(NOBODY, now, false), Next::Nothing, "another does not, yet");
         leases.restore(1, now);
-        assert_eq!(leases.next(now, false), Next::Again(1));
-        leases.hand_out(Some(standby), 1, 10, now);
+        assert_eq!(leases.next(NOBODY, now, false), Next::Again(1));
+        leases.hand_out(Who::Consumer(standby), 1, 10, &about(1), now);
         leases.reserve(1, delivery + 1);
         leases.settle(1, 1);
-        assert_eq!(leases.next(now, false), Next::New);
+        assert_eq!(leases.next(NOBODY, now, false), Next::New);
+    }
+
+    #[test]
+    fn a_reserved_message_holds_its_key() {
+        let (mut leases, now) = (leases(Mode::KeyOrdered, 0), Instant::now());
+        let same_key = About::new(Key::Hash(7), None, None);
+        let (first, second) = (leases.join(CREDIT), leases.join(CREDIT));
+        let [first, second] = [first, second].map(Who::Consumer);
+        assert!(leases.meet(first, 1, &same_key, now));
+        let Handed { delivery, .. } = leases.hand_out(first, 1, 10, &same_key, now);
+        leases.nack(1, delivery, Retry::After(Duration::ZERO), &"".into(), now);
+        leases.reserve(1, delivery);
+        assert!(!leases.meet(second, 2, &same_key, now), "it waits for its key");
+        assert_eq!(leases.next(second, now, false), Next::New);
+        leases.restore(1, now);
+        assert_eq!(leases.next(second, now, false), Next::Again(1));
+        leases.reserve(1, delivery);
+        leases.settle(1, 1);
+        assert_eq!(leases.next(second, now, false), Next::Again(2));
     }
 }

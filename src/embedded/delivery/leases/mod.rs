@@ -1,22 +1,53 @@
 //! The state machine of one subscription: what is settled, who holds what, what is due again.
 //!
-//! A plain struct: no I/O, no clock, no lock. Every call that depends on time takes `now`.
+//! A plain struct: no I/O, no clock, no lock. Every call that depends on time takes `now`; what the wall
+//! clock says comes with [`Leases::expire`]. [`handing`] is the way of a message to whoever gets it,
+//! [`lines`] the order of the messages of each key, [`schedule`] what waits for its time, [`reserve`] what a
+//! commit has taken.
 
+mod handing;
+mod lines;
 mod reserve;
+mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::lines::{Kept, Lines};
 use self::reserve::Reserved;
+use self::schedule::Schedule;
 use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
 use crate::engine::{Credit, Failure, Retry};
-use crate::model::limits::MAX_BATCH_MESSAGES;
-use crate::model::{Backoff, Mode, Offset};
+use crate::model::{Backoff, Mode, Offset, Timestamp};
+
+pub(crate) use self::handing::{About, Next};
+pub(crate) use self::lines::Key;
 
 /// A consumer's number, rising in the order of joining.
 pub(crate) type ConsumerId = u64;
+
+/// Whoever takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    /// A consumer with a stream.
+    Consumer(ConsumerId),
+    /// One pull, by its number; what it takes is held by nobody.
+    Pull(u64),
+}
+
+impl Who {
+    /// No pull has this number.
+    const NOBODY: Self = Self::Pull(0);
+
+    fn consumer(self) -> Option<ConsumerId> {
+        match self {
+            Self::Consumer(consumer) => Some(consumer),
+            Self::Pull(_) => None,
+        }
+    }
+}
 
 /// What a subscription's owner chose, as far as leases care.
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +71,25 @@ pub(crate) struct Leases {
     progress: Progress,
     /// What earlier lives of the process handed out.
     before: Attempts,
-    /// The next message that was never handed out. Everything from the floor to here is settled,
-    /// leased or waiting.
+    /// The next message that was never looked at. Everything from the floor to here is settled, leased,
+    /// waiting or scheduled.
     cursor: Offset,
     leased: BTreeMap<Offset, Lease>,
     /// How many leases are nobody's.
     pulled: usize,
     waiting: BTreeMap<Offset, Waiting>,
+    /// Those of them that were never handed out: their key is with somebody else.
+    parked: BTreeSet<Offset>,
+    /// The order of keys, where it counts.
+    lines: Lines,
+    /// Messages that were never handed out, because their time has not come.
+    schedule: Schedule,
+    /// The waiting messages that expire, by when they do.
+    expiring: BTreeSet<(Timestamp, Offset)>,
+    /// Messages that were settled because they expired, and the log does not know yet.
+    expired: Vec<Offset>,
+    /// What the wall clock said last.
+    wall: Timestamp,
     /// Messages given up, until that is on disk.
     given_up: BTreeMap<Offset, GivenUp>,
     /// Those of them that nobody has taken care of yet.
@@ -59,6 +102,7 @@ pub(crate) struct Leases {
     next_deadline: Option<Instant>,
     consumers: BTreeMap<ConsumerId, Holder>,
     last_consumer: ConsumerId,
+    last_pull: u64,
     last_delivery: u64,
     redelivered: u64,
 }
@@ -71,15 +115,24 @@ struct Lease {
     consumer: Option<ConsumerId>,
     deadline: Instant,
     bytes: u64,
+    /// Not delivered any more from then on.
+    expires: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Waiting {
     /// The last delivery, whose late ack still counts; 0 if there was none since the start.
     delivery: u64,
     attempt: u32,
+    /// The last delivery was taken back, and is no attempt unless its id is used all the same.
+    taken_back: bool,
     due: Instant,
+    /// Not delivered any more from then on.
+    expires: Timestamp,
 }
+
+/// The time of what never expires.
+const NEVER: Timestamp = Timestamp(u64::MAX);
 
 /// Why a message was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,26 +150,6 @@ struct Holder {
     bytes: u64,
 }
 
-/// Which message a consumer with room should get next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// This one again.
-    Again(Offset),
-    /// The first that was never handed out.
-    New,
-    /// None for now.
-    Nothing,
-}
-
-/// A message handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Handed {
-    /// The delivery's number.
-    pub(crate) delivery: u64,
-    /// 1 for the first.
-    pub(crate) attempt: u32,
-}
-
 impl Leases {
     /// A subscription with this progress and nobody connected. Deliveries are numbered from
     /// `first_delivery` on; numbers of an earlier life of the process must not come again.
@@ -129,6 +162,12 @@ impl Leases {
             leased: BTreeMap::new(),
             pulled: 0,
             waiting: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            lines: Lines::default(),
+            schedule: Schedule::default(),
+            expiring: BTreeSet::new(),
+            expired: Vec::new(),
+            wall: Timestamp(0),
             given_up: BTreeMap::new(),
             unburied: VecDeque::new(),
             reserved: BTreeMap::new(),
@@ -136,6 +175,7 @@ impl Leases {
             next_deadline: None,
             consumers: BTreeMap::new(),
             last_consumer: 0,
+            last_pull: 0,
             last_delivery: first_delivery,
             redelivered: 0,
         }
@@ -166,9 +206,9 @@ impl Leases {
         self.consumers.len()
     }
 
-    /// How many messages are waiting and due, counted up to a batch.
-    pub(crate) fn due(&self, now: Instant) -> usize {
-        self.due.range(..=(now, Offset::MAX)).take(MAX_BATCH_MESSAGES).count()
+    /// How many messages wait for the time they are to be delivered, as far as they were looked at.
+    pub(crate) fn scheduled(&self) -> usize {
+        self.schedule.len()
     }
 
     /// A consumer connects.
@@ -176,6 +216,12 @@ impl Leases {
         self.last_consumer += 1;
         self.consumers.insert(self.last_consumer, Holder { credit, messages: 0, bytes: 0 });
         self.last_consumer
+    }
+
+    /// Somebody pulls. What one pull takes is apart from what another takes.
+    pub(crate) fn pull(&mut self) -> Who {
+        self.last_pull += 1;
+        Who::Pull(self.last_pull)
     }
 
     /// A consumer's credit changes.
@@ -206,11 +252,10 @@ impl Leases {
     }
 
     /// How much a consumer may be handed now: messages, and bytes beyond which not even one more goes.
-    /// `None` stands for a pull, which holds nothing.
-    pub(crate) fn room(&self, consumer: Option<ConsumerId>) -> (usize, u64) {
-        let Some(consumer) = consumer else {
-            let held = self.rules.mode == Mode::Exclusive && !self.consumers.is_empty();
-            return if held { (0, 0) } else { (usize::MAX, u64::MAX) };
+    /// A pull holds nothing.
+    pub(crate) fn room(&self, who: Who) -> (usize, u64) {
+        let Who::Consumer(consumer) = who else {
+            return if self.is_held() { (0, 0) } else { (usize::MAX, u64::MAX) };
         };
         let Some(holder) = self.consumers.get(&consumer) else { return (0, 0) };
         // Whoever pulled without a stream is served before any stream that came later.
@@ -223,14 +268,25 @@ impl Leases {
         (messages, holder.credit.bytes.saturating_sub(holder.bytes))
     }
 
-    /// Whether a consumer holds nothing, so that one message of any size is allowed.
-    pub(crate) fn holds_nothing(&self, consumer: Option<ConsumerId>) -> bool {
-        consumer.is_none_or(|id| self.consumers.get(&id).is_some_and(|holder| holder.messages == 0))
+    /// Whether a stream keeps everybody else away, so that nobody can pull.
+    pub(crate) fn is_held(&self) -> bool {
+        self.rules.mode == Mode::Exclusive && !self.consumers.is_empty()
     }
 
-    /// Ends the leases whose deadline has passed. They may last up to a hundredth longer than their
+    /// Whether a consumer holds nothing, so that one message of any size is allowed.
+    pub(crate) fn holds_nothing(&self, who: Who) -> bool {
+        let holder = |id| self.consumers.get(&id);
+        who.consumer().is_none_or(|id| holder(id).is_some_and(|holder| holder.messages == 0))
+    }
+
+    /// Time has passed; `wall` is what the wall clock says now. Messages that wait and have expired count
+    /// as settled. Leases whose deadline has passed end; they may last up to a hundredth longer than their
     /// deadline, so that a sweep over them is rare.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant, wall: Timestamp) {
+        self.wall = wall;
+        while let Some(&(_, offset)) = self.expiring.first().filter(|(expires, _)| *expires <= wall) {
+            self.drop_expired(offset);
+        }
         if self.next_deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
@@ -247,85 +303,24 @@ impl Leases {
         self.next_deadline.filter(|_| self.rules.max_attempts > 0)
     }
 
-    /// When something ends or becomes due after `now`.
-    pub(crate) fn wake_after(&self, now: Instant) -> Option<Instant> {
-        let due = self.due.range((now, Offset::MAX)..).next().map(|&(due, _)| due);
-        due.into_iter().chain(self.next_deadline).min()
+    /// Takes the messages that were settled because they expired, for the log to remember.
+    pub(crate) fn take_expired(&mut self) -> Vec<Offset> {
+        std::mem::take(&mut self.expired)
     }
 
-    /// Which message to hand out next. With `skip_again`, only new ones, as far as the order allows.
-    pub(crate) fn next(&self, now: Instant, skip_again: bool) -> Next {
-        if self.reserved_holds_back() {
-            return Next::Nothing;
-        }
-        let again = match self.rules.mode {
-            Mode::Shared => self.due.first().copied(),
-            // A message to be redelivered holds back those after it.
-            Mode::Exclusive => self.waiting.first_key_value().map(|(&offset, waiting)| (waiting.due, offset)),
-        };
-        match again {
-            Some((due, offset)) if due <= now && !skip_again => Next::Again(offset),
-            Some(_) if self.rules.mode == Mode::Exclusive => Next::Nothing,
-            _ if self.in_flight() >= self.rules.max_in_flight => Next::Nothing,
-            _ => Next::New,
-        }
-    }
-
-    /// The next message that was never handed out.
-    pub(crate) fn cursor(&self) -> Offset {
-        self.cursor
-    }
-
-    /// Whether a message is leased.
-    #[cfg(test)]
-    pub(crate) fn is_leased(&self, offset: Offset) -> bool {
-        self.leased.contains_key(&offset)
-    }
-
-    /// Whether a message waits to be handed out again.
-    pub(crate) fn is_waiting(&self, offset: Offset) -> bool {
-        self.waiting.contains_key(&offset)
-    }
-
-    /// Whether a message was never handed out and is to be.
-    pub(crate) fn is_new(&self, offset: Offset) -> bool {
-        offset >= self.cursor
-            && !self.progress.is_settled(offset)
-            && !self.waiting.contains_key(&offset)
-            && !self.leased.contains_key(&offset)
-            && !self.given_up.contains_key(&offset)
-            && !self.reserved.contains_key(&offset)
-    }
-
-    fn in_flight(&self) -> usize {
-        self.leased.len() + self.waiting.len() + self.given_up.len() + self.reserved.len()
-    }
-
-    /// Whether a message that would be handed out has no attempts left: it failed before a restart, or
-    /// the limit was lowered since.
-    pub(crate) fn is_used_up(&self, offset: Offset) -> bool {
-        let attempts = self.waiting.get(&offset).map_or_else(|| self.before.of(offset), |it| it.attempt);
-        self.has_no_more(attempts)
+    fn drop_expired(&mut self, offset: Offset) {
+        self.settle(offset, offset);
+        self.expired.push(offset);
     }
 
     fn has_no_more(&self, attempts: u32) -> bool {
         self.rules.max_attempts > 0 && attempts >= self.rules.max_attempts
     }
 
-    /// Gives up a message that [`next`](Self::next) allowed, instead of handing it out.
-    pub(crate) fn give_up_next(&mut self, offset: Offset) {
-        let attempts = if let Some(waiting) = self.unwait(offset) {
-            waiting.attempt
-        } else {
-            self.cursor = offset + 1;
-            self.before.of(offset)
-        };
-        self.give_up(offset, attempts, "its attempts were used up before".into());
-    }
-
     fn give_up(&mut self, offset: Offset, attempts: u32, reason: Arc<str>) {
         self.given_up.insert(offset, GivenUp { attempts, reason });
         self.unburied.push_back(offset);
+        self.lines.keep(offset, Kept::GivenUp);
     }
 
     /// A message that was given up, for somebody to take care of, who then settles it or says that it
@@ -344,35 +339,8 @@ impl Leases {
         self.unburied.push_back(offset);
     }
 
-    /// Hands out a message that [`next`](Self::next) allowed.
-    pub(crate) fn hand_out(
-        &mut self,
-        consumer: Option<ConsumerId>,
-        offset: Offset,
-        bytes: u64,
-        now: Instant,
-    ) -> Handed {
-        let attempt = if let Some(waiting) = self.unwait(offset) {
-            waiting.attempt + 1
-        } else {
-            // Only a new message moves the cursor: one that waits may be beyond it, nacked under an id
-            // of an earlier life of the process.
-            self.cursor = offset + 1;
-            self.before.of(offset) + 1
-        };
-        self.redelivered += u64::from(attempt > 1);
-        self.last_delivery = self.last_delivery.wrapping_add(1);
-        let deadline = now + self.rules.ack_deadline;
-        self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
-        if let Some(holder) = consumer.and_then(|id| self.consumers.get_mut(&id)) {
-            holder.messages += 1;
-            holder.bytes += bytes;
-        }
-        self.lease(offset, Lease { delivery: self.last_delivery, attempt, consumer, deadline, bytes });
-        Handed { delivery: self.last_delivery, attempt }
-    }
-
-    /// Whether a delivery of this subscription still counts.
+    /// Whether a delivery of this subscription still counts. One that has ended does not while an earlier
+    /// message of its key is unsettled: it would be settled before that.
     pub(crate) fn check(&self, offset: Offset, delivery: u64, attempt: u32) -> Result<(), Failure> {
         if self.progress.is_settled(offset) {
             return Err(Failure::AlreadySettled);
@@ -380,15 +348,26 @@ impl Leases {
         if self.given_up.contains_key(&offset) || self.reserved.contains_key(&offset) {
             return Err(Failure::Expired);
         }
-        let current = match (self.leased.get(&offset), self.waiting.get(&offset)) {
-            (Some(lease), _) => lease.delivery,
-            (None, Some(waiting)) => waiting.delivery,
+        let counts = match (self.leased.get(&offset), self.ended(offset)) {
+            (Some(lease), _) => lease.delivery == delivery,
+            (None, Some(waiting)) => waiting.delivery == delivery && self.lines.is_first(offset),
             // Handed out before the process started, and not since: the last of those counts, of which the
             // note may be lost.
-            (None, None) if attempt >= self.before.of(offset) => return Ok(()),
-            (None, None) => return Err(Failure::Expired),
+            (None, None) => attempt >= self.before.of(offset),
         };
-        if current == delivery { Ok(()) } else { Err(Failure::Expired) }
+        if counts { Ok(()) } else { Err(Failure::Expired) }
+    }
+
+    /// Whether a delivery that counts can fail, or have more time. One made before the process started
+    /// cannot where keys count: until its message is read again, nobody knows what it would hold up.
+    pub(crate) fn check_lease(&self, offset: Offset) -> Result<(), Failure> {
+        let known = self.leased.contains_key(&offset) || self.ended(offset).is_some();
+        if known || self.rules.mode != Mode::KeyOrdered { Ok(()) } else { Err(Failure::Expired) }
+    }
+
+    /// A message that was handed out since the start, or whose id was used, and is not leased.
+    fn ended(&self, offset: Offset) -> Option<&Waiting> {
+        self.waiting.get(&offset).filter(|_| !self.parked.contains(&offset))
     }
 
     /// Settles the messages from `first` to `last`.
@@ -400,7 +379,9 @@ impl Leases {
             let waiting = self.waiting.range(first..=last).map(|(&offset, _)| offset);
             let given_up = self.given_up.range(first..=last).map(|(&offset, _)| offset);
             let reserved = self.reserved.range(first..=last).map(|(&offset, _)| offset);
-            for offset in leased.chain(waiting).chain(given_up).chain(reserved).collect::<Vec<_>>() {
+            let scheduled = self.schedule.range(first, last);
+            let kept = given_up.chain(reserved).chain(scheduled);
+            for offset in leased.chain(waiting).chain(kept).collect::<Vec<_>>() {
                 self.forget(offset);
             }
         }
@@ -417,6 +398,11 @@ impl Leases {
         self.leased.clear();
         self.pulled = 0;
         self.waiting.clear();
+        self.parked.clear();
+        self.lines.clear();
+        self.schedule.clear();
+        self.expiring.clear();
+        self.expired.clear();
         self.given_up.clear();
         self.unburied.clear();
         self.reserved.clear();
@@ -440,16 +426,42 @@ impl Leases {
         if self.leased.contains_key(&offset) {
             self.take_back(offset, retry, reason, now);
         } else {
-            let attempt = self.unwait(offset).map_or(self.before.of(offset), |waiting| waiting.attempt);
-            self.put_back(offset, (delivery, attempt), retry, reason, now);
+            let ended = self.take_ended(offset, delivery, now);
+            self.put_back(offset, ended, retry, reason, now);
         }
     }
 
-    /// A message was handed out to somebody who never got it: as if it had not been.
+    /// A message was handed out to somebody who never got it: as if it had not been. Nor were the later
+    /// ones of its key.
     pub(crate) fn take_back_unseen(&mut self, offset: Offset, now: Instant) {
-        if let Some(Lease { delivery, attempt, .. }) = self.unlease(offset) {
-            self.wait(offset, Waiting { delivery, attempt: attempt - 1, due: now });
+        if self.take_back_uncounted(offset, now) {
+            self.revoke_after(offset, now);
         }
+    }
+
+    /// A message is not settled: the leases of the later ones of its key end, which do not fail by it.
+    fn revoke_after(&mut self, offset: Offset, now: Instant) {
+        for later in self.lines.out_after(offset) {
+            self.take_back_uncounted(later, now);
+        }
+    }
+
+    /// Ends a lease as if it had not been; says whether there was one.
+    fn take_back_uncounted(&mut self, offset: Offset, now: Instant) -> bool {
+        let Some(Lease { delivery, attempt, expires, .. }) = self.unlease(offset) else { return false };
+        let attempt = attempt - 1;
+        self.wait(offset, Waiting { delivery, attempt, taken_back: true, due: now, expires });
+        true
+    }
+
+    /// Takes a message whose delivery has ended from where it waits.
+    fn take_ended(&mut self, offset: Offset, delivery: u64, now: Instant) -> Waiting {
+        self.schedule.remove(offset);
+        let attempt = self.before.of(offset);
+        let unread = Waiting { delivery, attempt, taken_back: false, due: now, expires: NEVER };
+        let waiting = self.unwait(offset).unwrap_or(unread);
+        let attempt = waiting.attempt + u32::from(waiting.taken_back);
+        Waiting { attempt, taken_back: false, ..waiting }
     }
 
     /// A message was handed out to somebody who is gone: it is due at once.
@@ -463,8 +475,9 @@ impl Leases {
         if let Some(lease) = self.leased.get_mut(&offset) {
             lease.deadline = deadline;
         } else {
-            let attempt = self.unwait(offset).map_or(self.before.of(offset), |waiting| waiting.attempt);
-            self.lease(offset, Lease { delivery, attempt, consumer: None, deadline, bytes: 0 });
+            let Waiting { attempt, expires, .. } = self.take_ended(offset, delivery, deadline);
+            self.lease(offset, Lease { delivery, attempt, consumer: None, deadline, bytes: 0, expires });
+            self.lines.hand(offset, Who::NOBODY, attempt > 1);
         }
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
     }
@@ -481,38 +494,51 @@ impl Leases {
 
     /// Ends a lease without settling its message.
     fn take_back(&mut self, offset: Offset, retry: Retry, reason: impl FnOnce() -> Arc<str>, now: Instant) {
-        if let Some(lease) = self.unlease(offset) {
-            self.put_back(offset, (lease.delivery, lease.attempt), retry, reason, now);
+        if let Some(Lease { delivery, attempt, expires, .. }) = self.unlease(offset) {
+            let ended = Waiting { delivery, attempt, taken_back: false, due: now, expires };
+            self.put_back(offset, ended, retry, reason, now);
         }
     }
 
-    /// Has a message wait for its next attempt, or gives it up.
+    /// Has a message wait for its next attempt, or gives it up, or settles it if it has expired.
     fn put_back(
         &mut self,
         offset: Offset,
-        (delivery, attempt): (u64, u32),
+        ended: Waiting,
         retry: Retry,
         reason: impl FnOnce() -> Arc<str>,
         now: Instant,
     ) {
-        if retry == Retry::Never || self.has_no_more(attempt) {
-            return self.give_up(offset, attempt, reason());
+        let Waiting { delivery, attempt, expires, .. } = ended;
+        if expires <= self.wall {
+            return self.drop_expired(offset);
         }
-        let delay = match retry {
-            Retry::After(delay) => delay,
-            Retry::ByPolicy | Retry::Never => self.rules.backoff.after(attempt, delivery),
-        };
-        self.wait(offset, Waiting { delivery, attempt, due: now + delay });
+        if retry == Retry::Never || self.has_no_more(attempt) {
+            self.give_up(offset, attempt, reason());
+        } else {
+            let delay = match retry {
+                Retry::After(delay) => delay,
+                Retry::ByPolicy | Retry::Never => self.rules.backoff.after(attempt, delivery),
+            };
+            self.wait(offset, Waiting { due: now + delay, ..ended });
+        }
+        self.revoke_after(offset, now);
     }
 
     fn wait(&mut self, offset: Offset, waiting: Waiting) {
         self.due.insert((waiting.due, offset));
+        if waiting.expires != NEVER {
+            self.expiring.insert((waiting.expires, offset));
+        }
+        self.lines.keep(offset, Kept::Waiting(waiting.due));
         self.waiting.insert(offset, waiting);
     }
 
     fn unwait(&mut self, offset: Offset) -> Option<Waiting> {
         let waiting = self.waiting.remove(&offset)?;
         self.due.remove(&(waiting.due, offset));
+        self.expiring.remove(&(waiting.expires, offset));
+        self.parked.remove(&offset);
         Some(waiting)
     }
 
@@ -535,6 +561,8 @@ impl Leases {
         if self.unlease(offset).is_none() && self.unwait(offset).is_none() {
             self.given_up.remove(&offset);
             self.reserved.remove(&offset);
+            self.schedule.remove(offset);
         }
+        self.lines.remove(offset);
     }
 }
