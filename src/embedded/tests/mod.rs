@@ -8,6 +8,8 @@ mod golden;
 mod idle;
 mod joining;
 mod leases;
+mod stuck;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
