@@ -11,6 +11,8 @@ mod idle;
 mod joining;
 mod leases;
 mod names;
+mod stuck;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

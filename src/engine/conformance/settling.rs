@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Harness;
 use super::fixture::{
-    ACK, ACK_CUMULATIVE, END_LEASE, FREELY, Fixture, LONG, SHORT, attempts, ids, nack, nack_for, name,
-    next_n, offsets, soon, subscription,
+    ACK, ACK_CUMULATIVE, END_LEASE, FREELY, Fixture, LONG, PLENTY, SHORT, attempts, give_up, ids, nack,
+    nack_for, name, next_n, offsets, soon, subscription,
 };
 use crate::engine::{Failure, Intent, Settlement, SubscriptionChange};
 use crate::model::Start;
@@ -142,6 +142,51 @@ pub(crate) async fn a_foreign_id_has_no_effect(harness: impl Harness) {
     assert_eq!(engine.progress().await.in_flight, 1);
     assert_eq!(engine.ack(&held).await, 1);
     assert_eq!(engine.stats(&name("other")).await.unwrap().backlog_messages, 1);
+}
+
+/// Stale, foreign, changed and made-up ids, in turn.
+pub(crate) async fn a_hundred_thousand_bad_ids_have_no_effect(harness: impl Harness) {
+    const AT_ONCE: usize = 10_000;
+    let engine = Fixture::subscribed(&harness).await;
+    engine.add_subscription(&name("other"), Start::Earliest).await;
+    engine.publish(30).await;
+    let stale = engine.pull_n(30).await;
+    engine.settle_all(&stale, nack()).await;
+    let held = engine.pull_n(30).await;
+    let foreign = soon(engine.pull(&name("other"), PLENTY, LONG)).await.unwrap();
+    let before = engine.progress().await;
+
+    let settlements = [
+        ACK,
+        ACK_CUMULATIVE,
+        nack(),
+        give_up("forged"),
+        EXTEND,
+        END_LEASE,
+        nack_for(LONG),
+        EXTEND_BY_DEFAULT,
+    ];
+    for round in 0..10 {
+        let bad = |number: usize| {
+            let mut id = held[number % held.len()].ack_id.to_vec();
+            match number % 4 {
+                0 => return stale[number % stale.len()].ack_id.clone(),
+                1 => return foreign[number % foreign.len()].ack_id.clone(),
+                2 => id[number / 4 % held[0].ack_id.len()] ^= rand::random_range(1..=u8::MAX),
+                _ => rand::fill(&mut id[..]),
+            }
+            Bytes::from(id)
+        };
+        let ids: Vec<_> = (0..AT_ONCE).map(|number| bad(round * AT_ONCE + number)).collect();
+        let settlement = settlements[round % settlements.len()].clone();
+        let settled = engine.settle_ids(ids.clone(), settlement).await;
+        let failed: Vec<_> = settled.failures.into_iter().map(|(id, _)| id).collect();
+        assert!(failed == ids, "{} of {AT_ONCE} ids counted", AT_ONCE - failed.len());
+        assert_eq!(engine.progress().await, before);
+    }
+    assert_eq!(engine.pull_now(10).await, []);
+    assert_eq!(engine.ack(&held).await, 30);
+    assert_eq!(engine.stats(&name("other")).await.unwrap().in_flight, 30);
 }
 
 pub(crate) async fn one_bad_id_harms_no_other(harness: impl Harness) {
