@@ -110,7 +110,8 @@ pub enum Error {
     NoKeyIndex(Name),
     /// A publish depends on the last message of a key that the topic's index does not know.
     #[error(
-        "the key index of topic {0} cannot tell whether this key is new: it is full, or part of the topic          was lost; publish it once without expected_key_offset if it is known, or use another topic"
+        "the key index of topic {0} does not know this key and cannot tell whether it is new: it is full, began \
+         after the first messages, or some are lost; publish the key without expected_key_offset"
     )]
     KeyNotIndexed(Name),
     /// An ack in a commit has no effect.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use columba::embedded::{EmbeddedEngine, Options as EngineOptions};
@@ -62,7 +63,9 @@ async fn make_invoices(server: &TestServer, worker: usize, orders: usize) {
         'stream: while let Ok(Some(event)) = within(stream.message()).await {
             let batch = match event.event.unwrap() {
                 Event::Batch(batch) => batch,
-                Event::Started(_) if texts(server, "invoices").await.len() < orders => continue,
+                Event::Started(_) | Event::Heartbeat(_) if texts(server, "invoices").await.len() < orders => {
+                    continue;
+                }
                 _ => return,
             };
             for delivery in batch.deliveries {
@@ -96,7 +99,9 @@ async fn every_order_gets_exactly_one_invoice() {
     let dir = tempfile::tempdir().unwrap();
     let options = EngineOptions { disk_reserve_bytes: 0, ..EngineOptions::default() };
     let engine = EmbeddedEngine::open(dir.path(), options).await.unwrap();
-    let server = TestServer::start_on(Arc::new(engine), Options::default()).await;
+    // A worker without work looks at each heartbeat whether there will be more.
+    let options = Options { heartbeat: Duration::from_millis(20), ..Options::default() };
+    let server = TestServer::start_on(Arc::new(engine), options).await;
     ready(&server).await;
     let orders: Vec<_> = (0..ORDERS).map(|n| format!("order {n}")).collect();
     for order in &orders {

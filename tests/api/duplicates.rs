@@ -17,8 +17,8 @@ fn with(topic: &str, names: &[(&str, &str)]) -> PublishRequest {
     PublishRequest { topic: topic.into(), messages, ..PublishRequest::default() }
 }
 
-fn window(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
+fn span(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
 }
 
 async fn create(server: &TestServer, topic: Topic) -> Result<Topic, tonic::Status> {
@@ -51,11 +51,14 @@ async fn what_is_sent_again_is_stored_once() {
 async fn the_window_is_the_topics() {
     let server = TestServer::start().await;
     let named = |name: &str, dedupe_window| Topic { name: name.into(), dedupe_window, ..Topic::default() };
-    assert_eq!(create(&server, named("default", None)).await.unwrap().dedupe_window, window(120));
-    assert_eq!(create(&server, named("week", window(604_800))).await.unwrap().dedupe_window, window(604_800));
-    assert_eq!(create(&server, named("off", window(0))).await.unwrap().dedupe_window, window(0));
+    assert_eq!(create(&server, named("default", None)).await.unwrap().dedupe_window, Some(span(120)));
+    assert_eq!(
+        create(&server, named("week", Some(span(604_800)))).await.unwrap().dedupe_window,
+        Some(span(604_800))
+    );
+    assert_eq!(create(&server, named("off", Some(span(0)))).await.unwrap().dedupe_window, Some(span(0)));
     for bad in [-1, 604_801] {
-        let refused = create(&server, named("bad", window(bad))).await;
+        let refused = create(&server, named("bad", Some(span(bad)))).await;
         let status = assert_refused(refused, Code::InvalidArgument, "INVALID_DURATION");
         assert_eq!(bad_fields(&status), ["topic.dedupe_window"]);
     }
@@ -68,9 +71,9 @@ async fn the_window_is_the_topics() {
         update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(|&path| path.into()).collect() }),
         validate_only: false,
     };
-    let on = update(named("off", window(60)), &["dedupe_window"]);
+    let on = update(named("off", Some(span(60))), &["dedupe_window"]);
     let on = server.topics().update_topic(on).await.unwrap().into_inner().topic.unwrap();
-    assert_eq!(on.dedupe_window, window(60));
+    assert_eq!(on.dedupe_window, Some(span(60)));
     let fixed = Topic { key_index: true, ..named("off", None) };
     let refused = server.topics().update_topic(update(fixed, &["key_index"])).await;
     assert_refused(refused, Code::InvalidArgument, "INVALID_FIELD_MASK");

@@ -165,7 +165,7 @@ async fn an_update_mask_names_only_what_can_change() {
     let refused = server.topics().update_topic(request).await;
     let status = assert_refused(refused, Code::InvalidArgument, "INVALID_FIELD_MASK");
     assert_eq!(bad_fields(&status).len(), 3);
-    assert!(status.message().contains("labels, retention, durability, max_message_bytes"), "{status:?}");
+    assert!(status.message().contains("use labels, retention, durability, dedupe_window,"), "{status:?}");
 }
 
 #[tokio::test]

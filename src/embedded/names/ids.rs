@@ -122,7 +122,8 @@ mod tests {
                 for (id, ahead) in (0..12).flat_map(|id| [(id, 0), (id, 3), (id, window)]) {
                     let at = now + ahead;
                     let newest = list.iter().rev().find(|&&(other, ..)| other == id);
-                    let expected = newest.filter(|&&(_, _, time)| at - time <= window).map(|&(_, offset, _)| offset);
+                    let expected = newest.filter(|&&(_, _, time)| at - time <= window);
+                    let expected = expected.map(|&(_, offset, _)| offset);
                     prop_assert_eq!(ids.find(NameHash(id, 0), Timestamp(at), span), expected);
                 }
             }

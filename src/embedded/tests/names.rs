@@ -9,7 +9,7 @@ use super::super::log::recovery::recover;
 use super::super::state::State;
 use super::*;
 use crate::embedded::checkpoint;
-use crate::engine::{Operation, Terms, TopicChange};
+use crate::engine::{Error, Operation, Terms, TopicChange};
 
 /// A `columba.v1.Message`: field 1 is the data, 2 the key, 4 the id.
 fn message(id: u8, key: u8, size: usize) -> Envelope {
@@ -103,6 +103,43 @@ async fn a_replay_gives_what_checkpoints_hold() {
         segments += fs.list(super::super::log::segments::DIR).unwrap().len();
     }
     assert!(remembered > 100 && segments > 30, "{remembered} ids, {segments} files");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_does_not_guess_what_damage_has_taken() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    let settings = TopicSettings { key_index: true, ..TopicSettings::default() };
+    engine.create_topic(name("orders"), settings, Intent::Apply).await.unwrap();
+    let publish = async |engine: &EmbeddedEngine, id, key, expected_key| {
+        let terms = Terms { expected_key, ..Terms::default() };
+        engine.submit(&name("orders"), vec![message(id, key, 0)], terms).await.unwrap().await
+    };
+    for (id, key) in [(0, 0), (1, 1), (2, 2)] {
+        publish(&engine, id, key, Some(0)).await.unwrap();
+    }
+    engine.close().await;
+
+    let damaged = fs.copy();
+    let segment = "log/00000000000000000001.seg";
+    let mut bytes = damaged.bytes(segment);
+    let wanted = message(1, 1, 0).0;
+    let at = bytes.windows(wanted.len()).position(|window| window == wanted).unwrap();
+    bytes[at] ^= 1;
+    damaged.set_bytes(segment, bytes);
+    for file in damaged.list(checkpoint::DIR).unwrap() {
+        damaged.remove(&format!("{}/{file}", checkpoint::DIR)).unwrap();
+    }
+    let engine = open(&damaged).await.unwrap();
+    let unknown = Err(Error::KeyNotIndexed(name("orders")));
+    assert_eq!(publish(&engine, 11, 1, Some(0)).await, unknown, "its message may be the one that is lost");
+    assert_eq!(publish(&engine, 19, 9, Some(0)).await, unknown, "so may that of any other");
+    assert_eq!(publish(&engine, 12, 2, Some(3)).await.unwrap().first, 4, "what is known is known");
+    assert_eq!(publish(&engine, 13, 1, None).await.unwrap().first, 5);
+    engine.close().await;
+    let engine = open(&damaged).await.unwrap();
+    assert_eq!(publish(&engine, 14, 9, Some(0)).await, unknown, "after a checkpoint, too");
+    engine.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
