@@ -6,6 +6,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::context::Context;
+use super::edit;
 use super::error::Error;
 use super::output::{self, rfc3339};
 use super::parse::{self, Durability};
@@ -15,7 +16,7 @@ use crate::proto::v1::{CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, 
 /// Topics asked for at once.
 const PAGE_SIZE: u32 = 1_000;
 
-/// Create, list, show and delete topics
+/// Create, list, show, change and delete topics
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TopicCommand {
     Create(CreateArgs),
@@ -30,6 +31,8 @@ pub(super) enum TopicCommand {
         /// The topic
         name: String,
     },
+    #[command(visible_alias = "update")]
+    Edit(edit::topic::EditTopicArgs),
     /// Delete a topic with its messages; its subscriptions must be gone
     Rm {
         /// The topic
@@ -59,6 +62,7 @@ pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), 
         TopicCommand::Create(args) => create(args, context).await,
         TopicCommand::Ls { pattern } => list(pattern.unwrap_or_default(), context).await,
         TopicCommand::Describe { name } => describe(name, context).await,
+        TopicCommand::Edit(args) => edit::topic::edit(args, context).await,
         TopicCommand::Rm { name } => remove(name, context).await,
     }
 }
@@ -136,7 +140,7 @@ fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {
 
 /// A topic as it is printed.
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     name: String,
     labels: BTreeMap<String, String>,
     durability: &'static str,

@@ -23,7 +23,7 @@ use super::log::{Log, segments};
 use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
-use super::{Catalog, EmbeddedEngine, Shared, checkpoint};
+use super::{Catalog, EmbeddedEngine, Shared, checkpoint, idle};
 use crate::model::Name;
 use crate::model::limits::MAX_CONSUMERS;
 
@@ -178,16 +178,19 @@ impl Opened {
             writer.run(&operations);
         };
         let writer_thread = thread::Builder::new().name("columba-writer".into()).spawn(run).map_err(io)?;
-        Ok(EmbeddedEngine(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             log,
             signer,
             catalog: RwLock::new(catalog),
             changes: tokio::sync::Mutex::new(last_id),
             consumers: Arc::new(Semaphore::new(MAX_CONSUMERS)),
             last_consumer: AtomicU64::new(0),
+            expiry_changed: Arc::default(),
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
-        })))
+        });
+        tokio::spawn(idle::run(Arc::downgrade(&shared)));
+        Ok(EmbeddedEngine(shared))
     }
 }
 

@@ -45,6 +45,13 @@ impl Progress {
             || self.above.range(..=offset).next_back().is_some_and(|(_, &last)| offset <= last)
     }
 
+    /// The first message from `offset` on that is not settled.
+    pub(crate) fn next_unsettled(&self, offset: Offset) -> Offset {
+        let offset = offset.max(self.floor + 1);
+        let range = self.above.range(..=offset).next_back();
+        range.filter(|&(_, &last)| offset <= last).map_or(offset, |(_, last)| last + 1)
+    }
+
     /// Settles the messages from `first` to `last`; those settled already stay so.
     pub(crate) fn settle(&mut self, mut first: Offset, mut last: Offset) {
         if let Some((&before, &end)) = self.above.range(..=first).next_back()
@@ -128,6 +135,8 @@ mod tests {
             prop_assert_eq!(progress.settled(), model.len() as u64);
             for offset in 1..80 {
                 prop_assert_eq!(progress.is_settled(offset), model.contains(&offset));
+                let next = (offset..).find(|offset| !model.contains(offset)).unwrap();
+                prop_assert_eq!(progress.next_unsettled(offset), next);
             }
             let ranges: Vec<_> = progress.above().collect();
             for pair in ranges.windows(2) {

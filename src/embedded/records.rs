@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{
-    Backoff, Durability, Mode, Name, RetryPolicy, Start, Subscription, SubscriptionSettings, Timestamp,
-    Topic, TopicSettings,
+    Backoff, Durability, Filter, Mode, Name, RetryPolicy, Start, Subscription, SubscriptionSettings,
+    Timestamp, Topic, TopicSettings,
 };
 
 /// A topic as stored.
@@ -74,6 +74,12 @@ pub(crate) struct SubscriptionRecord {
     /// Empty: none.
     #[prost(string, tag = "17")]
     pub(crate) dead_letter_topic: String,
+    /// In CEL; empty: none.
+    #[prost(string, tag = "18")]
+    pub(crate) filter: String,
+    /// 0: never.
+    #[prost(uint64, tag = "19")]
+    pub(crate) idle_expiry_micros: u64,
 }
 
 impl TopicRecord {
@@ -162,6 +168,8 @@ impl SubscriptionRecord {
         self.ack_deadline_micros = micros(settings.ack_deadline);
         self.max_in_flight = settings.max_in_flight;
         self.paused = settings.paused;
+        settings.filter.text().clone_into(&mut self.filter);
+        self.idle_expiry_micros = micros(settings.idle_expiry);
         let RetryPolicy { backoff, max_attempts, dead_letter_topic } = &settings.retry;
         self.min_backoff_micros = micros(backoff.min);
         self.max_backoff_micros = micros(backoff.max);
@@ -186,6 +194,10 @@ impl SubscriptionRecord {
         }
     }
 
+    pub(crate) fn idle_expiry(&self) -> Duration {
+        Duration::from_micros(self.idle_expiry_micros)
+    }
+
     pub(crate) fn settings(&self, topic: &Name) -> SubscriptionSettings {
         SubscriptionSettings {
             topic: topic.clone(),
@@ -199,6 +211,8 @@ impl SubscriptionRecord {
             ack_deadline: self.ack_deadline(),
             max_in_flight: self.max_in_flight,
             retry: self.retry(),
+            filter: Filter::stored(&self.filter),
+            idle_expiry: self.idle_expiry(),
             paused: self.paused,
             labels: self.labels.clone(),
         }

@@ -67,6 +67,11 @@ pub const MAX_IN_FLIGHT: u32 = 1_000_000;
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(10 * 60);
 /// Highest `max_attempts` of a retry policy.
 pub const MAX_ATTEMPTS: u32 = 100_000;
+/// Shortest `idle_expiry` of a subscription.
+pub const MIN_IDLE_EXPIRY: Duration = Duration::from_secs(60);
+/// Longest `idle_expiry` of a subscription.
+pub const MAX_IDLE_EXPIRY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// Longest text of a filter, in bytes.
 pub const MAX_FILTER_BYTES: usize = 4_096;
 /// How deep the parts of a filter may be nested.

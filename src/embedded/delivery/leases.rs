@@ -291,6 +291,11 @@ impl Leases {
         self.leased.len() + self.waiting.len() + self.given_up.len()
     }
 
+    /// Which attempt the next handing-out of a message would be; 1 for the first.
+    pub(crate) fn next_attempt(&self, offset: Offset) -> u32 {
+        self.waiting.get(&offset).map_or_else(|| self.before.of(offset), |it| it.attempt) + 1
+    }
+
     /// Whether a message that would be handed out has no attempts left: it failed before a restart, or
     /// the limit was lowered since.
     pub(crate) fn is_used_up(&self, offset: Offset) -> bool {
@@ -395,7 +400,7 @@ impl Leases {
         }
         self.progress.settle(first, last);
         self.before.forget(first, last);
-        self.cursor = self.cursor.max(self.progress.floor() + 1);
+        self.cursor = self.progress.next_unsettled(self.cursor);
     }
 
     /// Moves the subscription: whoever held something holds nothing any more.

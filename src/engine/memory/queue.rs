@@ -4,7 +4,6 @@
 //! is, so that nothing can be out of step with anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,12 @@ use tokio::time::Instant;
 
 use super::ack_id::{AckIds, DeliveryRef};
 use super::log::Log;
+use crate::engine::idle::Idle;
 use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
+use crate::model::filter::Facts;
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
 use crate::model::{
-    DeadLetter, Delivery, Mode, Offset, RetryPolicy, Subscription, SubscriptionStats, Timestamp,
+    DeadLetter, Delivery, Filter, Mode, Offset, RetryPolicy, Subscription, SubscriptionStats, Timestamp,
 };
 
 /// A subscription and its state.
@@ -36,6 +37,7 @@ pub(super) struct Queue {
     handed: BTreeMap<Offset, Handed>,
     /// The open consumers, the oldest first.
     consumers: BTreeMap<u64, Member>,
+    pub(super) idle: Idle,
     redelivered: u64,
     dead_lettered: u64,
 }
@@ -78,7 +80,7 @@ pub(super) struct Room {
 /// What may be handed out, in this order.
 struct Available {
     due: Vec<Offset>,
-    new: Range<Offset>,
+    new: Vec<Offset>,
 }
 
 impl Queue {
@@ -92,6 +94,7 @@ impl Queue {
             next,
             handed: BTreeMap::new(),
             consumers: BTreeMap::new(),
+            idle: Idle::new(std::time::Instant::now()),
             redelivered: 0,
             dead_lettered: 0,
         }
@@ -121,7 +124,15 @@ impl Queue {
 
     pub(super) fn check_running(&self) -> Result<()> {
         let Subscription { name, settings, .. } = &self.subscription;
-        if settings.paused { Err(Error::Paused(name.clone())) } else { Ok(()) }
+        if settings.paused {
+            return Err(Error::Paused(name.clone()));
+        }
+        match settings.filter.error() {
+            Some(problem) => {
+                Err(Error::UnreadableFilter { subscription: name.clone(), problem: problem.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn join(&mut self, consumer: u64, credit: Credit) -> Result<()> {
@@ -161,6 +172,7 @@ impl Queue {
 
     /// Hands messages to a waiting consumer: its share of what there is, as far as its credit goes.
     pub(super) fn hand_to(&mut self, consumer: u64, log: &Log, ids: &AckIds, now: Instant) -> Vec<Delivery> {
+        self.sift(log, now);
         let mut room = self.room(consumer, now);
         if self.exclusive() {
             let pulled = |handed: &Handed| handed.holder.is_none() && handed.in_flight(now);
@@ -186,7 +198,27 @@ impl Queue {
         if self.exclusive() && !self.consumers.is_empty() {
             return Err(Error::Held(self.subscription.name.clone()));
         }
+        self.sift(log, now);
         Ok(self.hand_out(None, room, log, ids, now))
+    }
+
+    /// Settles what the filter does not want of that which could be handed out now.
+    fn sift(&mut self, log: &Log, now: Instant) {
+        let filter = self.subscription.settings.filter.clone();
+        while !filter.is_empty() {
+            let unwanted = |&offset: &Offset| !self.is_wanted(&filter, offset, log);
+            let unwanted: Vec<_> = self.available(log, now).into_iter().filter(unwanted).collect();
+            if unwanted.is_empty() {
+                break;
+            }
+            unwanted.into_iter().for_each(|offset| self.done(offset));
+        }
+    }
+
+    fn is_wanted(&self, filter: &Filter, offset: Offset, log: &Log) -> bool {
+        let attempt = self.handed.get(&offset).map_or(1, |before| before.attempt + 1);
+        let message = log.get(offset).expect("what is available is stored");
+        filter.matches(&Facts::new(message, attempt))
     }
 
     fn hand_out(
@@ -240,12 +272,13 @@ impl Queue {
             if self.handed[&offset].until <= now {
                 due.push(offset);
             } else if self.exclusive() {
-                return Available { due, new: 0..0 };
+                return Available { due, new: Vec::new() };
             }
         }
         let limit = u64::from(self.subscription.settings.max_in_flight);
         let allowed = limit.saturating_sub(self.handed.len() as u64);
-        Available { due, new: self.next..self.next.saturating_add(allowed).min(log.last() + 1) }
+        let new = (self.next..=log.last()).filter(|offset| !self.settled.contains(offset));
+        Available { due, new: new.take(usize::try_from(allowed).unwrap_or(usize::MAX)).collect() }
     }
 
     /// What a consumer's credit leaves it, in one batch.
@@ -365,6 +398,7 @@ impl Queue {
         while self.settled.remove(&(self.floor + 1)) {
             self.floor += 1;
         }
+        self.next = self.next.max(self.floor + 1);
     }
 
     fn reset(&mut self, offset: Offset, leased: bool, until: Instant) {
@@ -375,8 +409,7 @@ impl Queue {
 
 impl Available {
     fn len(&self) -> usize {
-        let new = self.new.end.saturating_sub(self.new.start);
-        self.due.len() + usize::try_from(new).unwrap_or(usize::MAX)
+        self.due.len() + self.new.len()
     }
 
     fn into_iter(self) -> impl Iterator<Item = Offset> {

@@ -25,7 +25,7 @@ impl Dispatcher {
     /// Whether to read ahead.
     pub(super) fn wants_more(&self) -> bool {
         let bytes = || self.ready.iter().map(|message| message.envelope.len()).sum::<usize>();
-        self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
+        self.sieve.unsifted.is_empty() && self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
     }
 
     pub(super) fn take_new(&mut self) -> Option<StoredMessage> {
@@ -39,7 +39,10 @@ impl Dispatcher {
             while self.ready.front().is_some_and(|message| !self.leases.is_new(message.offset)) {
                 self.ready.pop_front();
             }
-            if !self.ready.is_empty() || !self.may_fetch() {
+            if self.ready.is_empty() && self.sift() {
+                continue;
+            }
+            if !self.ready.is_empty() || !self.sieve.unsifted.is_empty() || !self.may_fetch() {
                 return;
             }
             let from = self.next_new();
@@ -64,11 +67,25 @@ impl Dispatcher {
 
     /// The first message from the cursor on that was never handed out.
     pub(super) fn next_new(&self) -> Offset {
-        let mut from = self.leases.cursor();
-        while !self.leases.is_new(from) {
+        self.next_new_from(self.leases.cursor())
+    }
+
+    /// The first message from there on that was never handed out.
+    fn next_new_from(&self, mut from: Offset) -> Offset {
+        loop {
+            // Past what is settled at once: a filter may have settled a lot.
+            from = self.leases.progress().next_unsettled(from);
+            if self.leases.is_new(from) {
+                return from;
+            }
             from += 1;
         }
-        from
+    }
+
+    /// The first message that was not fetched, given that what comes before it was.
+    pub(super) fn next_to_fetch(&self) -> Offset {
+        let last = self.sieve.unsifted.back().or(self.ready.back());
+        last.map_or_else(|| self.next_new(), |last| self.next_new_from(last.offset + 1))
     }
 
     pub(super) fn take_again(&mut self, offset: Offset) -> Option<StoredMessage> {
@@ -111,10 +128,10 @@ impl Dispatcher {
         self.used = Instant::now();
         match read {
             Ok(messages) if is_new => {
-                let expected = self.ready.back().map_or_else(|| self.next_new(), |last| last.offset + 1);
+                let expected = self.next_to_fetch();
                 // Never leave out what lies between.
                 if from <= expected {
-                    self.ready.extend(messages);
+                    self.arrive(messages);
                 }
             }
             // Whatever else came along is kept only if it is waiting too.
