@@ -62,12 +62,11 @@ impl Shared {
             return Some(expires);
         }
         let idle_expiry = handle.idle_expiry();
-        match self.remove_subscription(handle, &changes).await {
-            Ok(()) => {
-                tracing::info!(subscription = %name, ?idle_expiry, "deleted: nobody used it for so long")
-            }
-            Err(error) => tracing::error!(subscription = %name, %error, "unused, but not deleted"),
+        if let Err(error) = self.remove_subscription(handle, &changes).await {
+            tracing::error!(subscription = %name, %error, "unused, but not deleted; trying again");
+            return Some(now);
         }
+        tracing::info!(subscription = %name, ?idle_expiry, "deleted: nobody used it for so long");
         None
     }
 }

@@ -7,6 +7,7 @@ mod common;
 
 mod consume;
 mod failing;
+mod filters;
 mod publish;
 mod raw;
 mod server;

@@ -7,6 +7,7 @@ pub(super) mod subscription;
 pub(super) mod topic;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -78,7 +79,8 @@ fn show<T: Serialize>(
         (false, false) => format!("{what} {name} changed:"),
     };
     for (setting, Change { from, to }) in &changes {
-        text.push_str(&format!("\n  {}: {} -> {}", setting.replace('_', " "), plain(from), plain(to)));
+        let setting = setting.replace('_', " ");
+        let _ = write!(text, "\n  {setting}: {} -> {}", plain(from), plain(to));
     }
     let changes: Map<_, _> = changes
         .into_iter()

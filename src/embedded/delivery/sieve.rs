@@ -28,6 +28,8 @@ pub(crate) struct Sieve {
     since: Option<Instant>,
     /// The end of this turn's time.
     until: Instant,
+    /// Whether the turn ended before all messages were looked at that could be handed out again.
+    pub(crate) cut_short: bool,
     undecided: u64,
     warned: Option<Instant>,
 }
@@ -40,6 +42,7 @@ impl Sieve {
             unwanted: Vec::new(),
             since: None,
             until: now,
+            cut_short: false,
             undecided: 0,
             warned: None,
         }
@@ -72,6 +75,7 @@ impl Sieve {
     /// A turn begins.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.until = now + SIFT_TIME;
+        self.cut_short = false;
     }
 
     /// Whether the turn's time is over.

@@ -211,7 +211,9 @@ impl Queue {
             if unwanted.is_empty() {
                 break;
             }
-            unwanted.into_iter().for_each(|offset| self.done(offset));
+            for offset in unwanted {
+                self.done(offset);
+            }
         }
     }
 

@@ -46,7 +46,7 @@ impl<'a> Attributes<'a> {
 }
 
 /// The name that an attribute is asked for by.
-fn attribute_name<'b>(index: &'b dyn Val) -> Result<&'b str, ExecutionError> {
+fn attribute_name(index: &dyn Val) -> Result<&str, ExecutionError> {
     let name = index.downcast_ref::<CelString<'_>>().map(CelString::inner);
     name.ok_or_else(|| ExecutionError::UnexpectedType {
         got: index.get_type().name().to_owned(),

@@ -36,7 +36,7 @@ impl Dispatcher {
             self.fetch_new(self.next_to_fetch());
         }
         self.end_pulls(now);
-        let has_fetched = !self.ready.is_empty() || !self.again.is_empty();
+        let has_fetched = self.has_fetched();
         if has_fetched && now >= self.used + KEEP_FETCHED {
             self.ready = VecDeque::new();
             self.sieve.unsifted = VecDeque::new();
@@ -108,10 +108,9 @@ impl Dispatcher {
                         skip_again = true;
                         continue;
                     };
-                    if !self.is_wanted(&message) {
-                        self.settle_unwanted(&[(offset, offset)]);
-                        continue;
-                    }
+                    let wanted = self.sift_again(message);
+                    skip_again = self.sieve.cut_short;
+                    let Some(message) = wanted else { continue };
                     message
                 }
                 Next::New => {
@@ -161,6 +160,11 @@ impl Dispatcher {
     fn has_something(&mut self, now: Instant) -> bool {
         self.make_ready();
         !self.ready.is_empty() || self.leases.due(now) > 0
+    }
+
+    /// Whether there are messages in memory that nobody has taken yet.
+    pub(super) fn has_fetched(&self) -> bool {
+        !self.ready.is_empty() || !self.again.is_empty() || !self.sieve.unsifted.is_empty()
     }
 
     /// How many wait and may have messages.

@@ -211,6 +211,7 @@ impl Dispatcher {
         let mut end = self.subject.end.clone();
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         let mut wake_at = None::<Instant>;
+        self.check_filter();
         loop {
             // Not at once, so that other subscriptions have their turn.
             let rest = self.has_more_to_sift();
@@ -382,7 +383,7 @@ impl Dispatcher {
     /// When to wake although nothing else happens. What is due by now and was not handed out waits for
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let unused = (!self.ready.is_empty() || !self.again.is_empty()).then_some(self.used + KEEP_FETCHED);
+        let unused = self.has_fetched().then_some(self.used + KEEP_FETCHED);
         let always = unused.into_iter().chain(self.bury_again).chain(self.leases.last_attempt_ends());
         let always = always.chain(self.sieve.write_at());
         if self.takers.is_empty() {

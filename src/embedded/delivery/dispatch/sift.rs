@@ -56,12 +56,29 @@ impl Dispatcher {
                 unwanted.add(offset, offset);
             }
         }
+        if has_sifted {
+            self.used = Instant::now();
+        }
         self.settle_unwanted(&unwanted.0);
         has_sifted
     }
 
+    /// Looks at a message to be handed out again; returns it if it is wanted. There is always time for one,
+    /// so that a long way through new messages holds up none.
+    pub(super) fn sift_again(&mut self, message: StoredMessage) -> Option<StoredMessage> {
+        if self.sieve.is_open() {
+            return Some(message);
+        }
+        let is_wanted = self.is_wanted(&message);
+        if !is_wanted {
+            self.settle_unwanted(&[(message.offset, message.offset)]);
+        }
+        self.sieve.cut_short = self.sieve.is_over(Instant::now());
+        is_wanted.then_some(message)
+    }
+
     /// Whether a message may be handed out now, for the first time or again.
-    pub(super) fn is_wanted(&mut self, message: &StoredMessage) -> bool {
+    fn is_wanted(&mut self, message: &StoredMessage) -> bool {
         let attempt = self.leases.next_attempt(message.offset);
         self.sieve.wants(message, attempt).unwrap_or_else(|error| {
             if let Some(count) = self.sieve.count_undecided(Instant::now()) {
@@ -97,6 +114,7 @@ impl Dispatcher {
 
     /// Whether there are messages to look at for somebody who waits, and the turn was over before.
     pub(super) fn has_more_to_sift(&self) -> bool {
-        !self.takers.is_empty() && self.ready.is_empty() && !self.sieve.unsifted.is_empty()
+        let has_new = self.ready.is_empty() && !self.sieve.unsifted.is_empty();
+        !self.takers.is_empty() && (has_new || self.sieve.cut_short)
     }
 }
