@@ -174,7 +174,7 @@ impl Shared {
         );
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
-        self.expiry_changed.notify_one();
+        self.look_after(&handle);
         Ok(handle.describe())
     }
 
@@ -212,13 +212,20 @@ impl Shared {
         self.record(Record::PutSubscription(record.clone())).await?;
         let (rules, paused) = (rules(&record), record.paused);
         *handle.record.write().unwrap_or_else(PoisonError::into_inner) = record;
-        self.expiry_changed.notify_one();
+        self.look_after(&handle);
         let _ = handle.events.send(Event::Rules(rules, dead_letters)).await;
         if let Some(filter) = filter {
             let _ = handle.events.send(Event::Filter(filter)).await;
         }
         let _ = handle.events.send(Event::Pause(paused)).await;
         Ok(handle.describe())
+    }
+
+    /// Has a subscription that expires be looked at.
+    fn look_after(&self, handle: &SubscriptionHandle) {
+        if !handle.idle_expiry().is_zero() {
+            self.expiry_changed.notify_one();
+        }
     }
 
     /// Where the messages go that a subscription with these settings gives up.
