@@ -496,8 +496,21 @@ fn ids_come_from_the_input_and_are_remembered_as_the_topic_says() {
         assert!(stderr.contains("remembers no ids"), "{stderr}");
     }
     assert_eq!(server.data("t").len(), 4);
-    let topic = &server.json(&["topic", "update", "t", "--dedupe-window", "1h"])[0];
-    assert_eq!(topic["dedupe_window"], "1h");
+    server.ok(&[
+        "topic",
+        "edit",
+        "t",
+        "--dedupe-window",
+        "1h",
+        "--max-age",
+        "30days",
+        "--max-messages",
+        "99",
+    ]);
+    server.ok(&["topic", "edit", "t", "--max-age", "never"]);
+    let topic = &server.json(&["topic", "describe", "t"])[0];
+    assert_eq!((&topic["dedupe_window"], &topic["retention"]["max_age"]), (&"1h".into(), &Value::Null));
+    assert_eq!(topic["retention"]["max_messages"], 99);
     for _ in 0..2 {
         server.ok(&["publish", "t", "--file", csv, "--id", "order"]);
     }
@@ -506,7 +519,6 @@ fn ids_come_from_the_input_and_are_remembered_as_the_topic_says() {
     assert_eq!((&summary["messages"], &summary["duplicates"]), (&2.into(), &1.into()));
 
     server.run(&["publish", "t", "--id", "order"], "x\n").fails(2);
-    server.run(&["topic", "update", "t"], "").fails(2);
     let error = server.run(&["publish", "t", "--expected-last-offset", "6", "x"], "").fails(1);
     assert!(error.contains("is 7, not 6"), "{error}");
     let input = "8\n9\n10\n";
@@ -561,4 +573,94 @@ fn a_csv_that_ends_within_a_line_is_noted() {
         ran.ok();
         assert_eq!(stderr.contains("does not end with a line end"), noted, "{stderr}");
     }
+}
+
+#[test]
+fn single_settings_are_edited() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t", "--label", "team=blue", "--label", "tier=1"]);
+    let edit = [
+        "topic",
+        "edit",
+        "t",
+        "--label",
+        "team=red",
+        "--remove-label",
+        "tier",
+        "--max-message-bytes",
+        "2KiB",
+    ];
+    let dry = server.ok(&[&edit[..], &["--dry-run"]].concat());
+    assert_eq!(
+        dry,
+        "topic t would change:\n  labels.team: blue -> red\n  labels.tier: 1 -> none\n  \
+         max message bytes: 1048576 -> 2048\n"
+    );
+    let before = &server.json(&["topic", "describe", "t"])[0];
+    assert_eq!(before["labels"]["team"], "blue", "only a dry run");
+    assert!(server.ok(&edit).starts_with("topic t changed:"));
+    let stale = [&edit[..], &["--etag", before["etag"].as_str().unwrap()]].concat();
+    assert!(server.run(&stale, "").fails(1).contains("its etag is"));
+    assert_eq!(server.ok(&edit), "topic t is like that already\n");
+    let after = &server.json(&["topic", "describe", "t"])[0];
+    assert_eq!((&after["labels"]["team"], &after["max_message_bytes"]), (&"red".into(), &2_048.into()));
+    assert!(server.run(&["topic", "edit", "t"], "").fails(2).contains("nothing to change"));
+    assert!(server.run(&["topic", "edit", "none", "--durability", "buffered"], "").fails(3).contains("none"));
+}
+
+#[test]
+fn a_subscription_is_edited_and_keeps_the_rest() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["topic", "create", "dead"]);
+    server.ok(&[
+        "sub",
+        "create",
+        "s",
+        "--topic",
+        "t",
+        "--max-attempts",
+        "5",
+        "--min-backoff",
+        "1s",
+        "--filter",
+        "attempt < 9",
+        "--idle-expiry",
+        "1d",
+    ]);
+    let edited = &server.json(&[
+        "sub",
+        "edit",
+        "s",
+        "--dead-letter-topic",
+        "dead",
+        "--filter",
+        "",
+        "--idle-expiry",
+        "never",
+    ])[0];
+    let change = |from: Value, to: Value| serde_json::json!({ "from": from, "to": to });
+    assert_eq!(edited["changes"]["filter"], change("attempt < 9".into(), "".into()));
+    assert_eq!(edited["changes"]["idle_expiry"], change("1day".into(), Value::Null));
+    assert_eq!(edited["changes"]["retry.dead_letter_topic"], change(Value::Null, "dead".into()));
+    assert_eq!((edited["changes"].as_object().unwrap().len(), &edited["dry_run"]), (3, &false.into()));
+    let retry = &server.json(&["sub", "describe", "s"])[0]["retry"];
+    assert_eq!((&retry["max_attempts"], &retry["min_backoff"]), (&5.into(), &"1s".into()));
+    let refused = server.run(&["sub", "update", "s", "--filter", "message.key =="], "").fails(1);
+    assert!(refused.contains("line 1, column 15"), "{refused}");
+}
+
+#[test]
+fn subscribe_filters() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "t"]);
+    server.ok(&["sub", "create", "s", "--topic", "t", "--filter", "message.data_json.n > 1"]);
+    server.ok(&["publish", "t", r#"{"n": 1}"#, r#"{"n": 2}"#]);
+    let printed = server.ok(&["subscribe", "s", "--count", "1"]);
+    assert!(printed.contains(r#"{"n": 2}"#), "{printed}");
+    server.await_settled("s");
+    let of_topic = ["subscribe", "--topic", "t", "--from", "earliest", "--count", "1", "--filter"];
+    let printed = server.ok(&[&of_topic[..], &["offset == 2"]].concat());
+    assert!(printed.contains(r#"{"n": 2}"#), "{printed}");
+    assert!(server.run(&["subscribe", "s", "--filter", "true"], "").fails(2).contains("subscription edit s"));
 }

@@ -43,6 +43,8 @@ pub(super) fn subscription(subscription: Subscription) -> v1::Subscription {
         ack_deadline: Some(duration(settings.ack_deadline)),
         max_in_flight: settings.max_in_flight,
         retry: retry(settings.retry),
+        filter: settings.filter.text().to_owned(),
+        idle_expiry: (!settings.idle_expiry.is_zero()).then(|| duration(settings.idle_expiry)),
         paused: settings.paused,
         labels: settings.labels.into_iter().collect(),
         etag: etag(subscription.revision),

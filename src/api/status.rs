@@ -156,6 +156,7 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
         E::TopicInUse { topic, .. } => precondition("topic", topic),
         E::TopicDeleted(name) => precondition("topic", name),
         E::SubscriptionDeleted(name) | E::Held(name) | E::Paused(name) => precondition("subscription", name),
+        E::UnreadableFilter { subscription, .. } => precondition("subscription", subscription),
         E::Unsupported { engine, .. } => {
             (Detail::Precondition { subject: format!("engine/{engine}") }, vec![("engine", (*engine).into())])
         }

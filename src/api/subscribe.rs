@@ -57,7 +57,9 @@ fn read(violations: &mut Violations, request: SubscribeRequest) -> Option<(Targe
         Some(WireTarget::Ephemeral(ephemeral)) => {
             let topic = violations.name("ephemeral.topic", &ephemeral.topic);
             let start = violations.start("ephemeral.start", ephemeral.start, Start::Latest);
-            topic.zip(start).map(|(topic, start)| Target::Ephemeral { topic, start })
+            let filter = violations.filter("ephemeral.filter", &ephemeral.filter);
+            let target = |topic, start, filter| Target::Ephemeral { topic, start, filter };
+            topic.zip(start).zip(filter).map(|((topic, start), filter)| target(topic, start, filter))
         }
         None => violations.refuse("target", "REQUIRED", "is required; set `subscription` or `ephemeral`"),
     };

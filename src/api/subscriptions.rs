@@ -12,14 +12,15 @@ use super::{Context, convert, page};
 use crate::engine::SubscriptionChange;
 use crate::model::limits::{
     DEFAULT_ACK_DEADLINE, DEFAULT_MAX_BACKOFF, DEFAULT_MAX_IN_FLIGHT, MAX_ACK_DEADLINE, MAX_ATTEMPTS,
-    MAX_IN_FLIGHT, MIN_ACK_DEADLINE,
+    MAX_IDLE_EXPIRY, MAX_IN_FLIGHT, MIN_ACK_DEADLINE, MIN_IDLE_EXPIRY,
 };
 use crate::model::{Backoff, Name, RetryPolicy, Start, SubscriptionSettings, Timestamp};
 
 pub(super) struct Subscriptions(pub(super) Context);
 
 /// What an update may change.
-const UPDATABLE: [&str; 5] = ["ack_deadline", "max_in_flight", "retry", "paused", "labels"];
+const UPDATABLE: [&str; 7] =
+    ["ack_deadline", "max_in_flight", "retry", "filter", "idle_expiry", "paused", "labels"];
 
 #[async_trait]
 impl SubscriptionService for Subscriptions {
@@ -135,6 +136,8 @@ fn settings(violations: &mut Violations, wire: &v1::Subscription) -> Option<Subs
         ack_deadline: change.ack_deadline?,
         max_in_flight: change.max_in_flight?,
         retry: change.retry?,
+        filter: change.filter?,
+        idle_expiry: change.idle_expiry?,
         paused: change.paused?,
         labels: change.labels?,
     })
@@ -161,6 +164,17 @@ fn change(violations: &mut Violations, wire: &v1::Subscription, paths: &[&str]) 
                     violations.count("subscription.max_in_flight", wire.max_in_flight, default, highest);
             }
             "retry" => change.retry = retry(violations, wire.retry.as_ref()),
+            "filter" => change.filter = violations.filter("subscription.filter", &wire.filter),
+            "idle_expiry" => {
+                change.idle_expiry = match wire.idle_expiry {
+                    None => Some(Duration::ZERO),
+                    Some(span) => violations.duration(
+                        "subscription.idle_expiry",
+                        span,
+                        MIN_IDLE_EXPIRY..=MAX_IDLE_EXPIRY,
+                    ),
+                };
+            }
             "paused" => change.paused = Some(wire.paused),
             _ => change.labels = violations.labels("subscription.labels", &wire.labels),
         }

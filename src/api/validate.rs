@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::status::{Refusal, clip};
 use super::wire::v1::{self, start_position::Position};
 use crate::model::limits::{MAX_ACK_IDS, MAX_ATTRIBUTES, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES};
-use crate::model::{Durability, Mode, Name, Pattern, Start, Timestamp};
+use crate::model::{Durability, Filter, Mode, Name, Pattern, Start, Timestamp};
 
 /// Most violations kept; the others are only counted.
 const MAX_KEPT: usize = 32;
@@ -121,6 +121,14 @@ impl Violations {
         }
         let description = format!("is {} bytes long; at most {max_bytes} are allowed", text.len());
         self.refuse(field, "TOO_LONG", description)
+    }
+
+    /// A filter; an empty one lets everything pass.
+    pub(super) fn filter(&mut self, field: &str, text: &str) -> Option<Filter> {
+        match Filter::parse(text) {
+            Ok(filter) => Some(filter),
+            Err(error) => self.refuse(field, error.reason(), error.to_string()),
+        }
     }
 
     /// Labels of a topic or subscription.

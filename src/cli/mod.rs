@@ -3,6 +3,7 @@
 mod backoff;
 mod completion;
 mod context;
+mod edit;
 mod error;
 mod health;
 mod info;

@@ -85,6 +85,27 @@ pub(super) fn key_values(flag: &str, pairs: Vec<(String, String)>) -> Result<Has
     Ok(map)
 }
 
+/// A span of time after which something is deleted; none for `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Expiry(pub(super) Option<Duration>);
+
+impl std::str::FromStr for Expiry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self(None)),
+            _ => positive_duration(text).map(|duration| Self(Some(duration))),
+        }
+    }
+}
+
+/// A span of time, such as `30s` or `0s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; give a duration such as 500ms, 30s or 1h"))
+}
+
 /// A span of time above zero, such as `30s` or `1h 30m`.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -97,12 +118,6 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn large_size(text: &str) -> Result<u64, String> {
     let size: ByteSize = text.parse().map_err(|error| format!("{error}; give a size such as 10GiB"))?;
     Ok(size.as_u64())
-}
-
-/// A span of time, such as `30s` or `0s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let error = |error| format!("{error}; give a duration such as 500ms, 30s or 1h");
-    humantime::parse_duration(text).map_err(error)
 }
 
 /// The time after a span of time from now, such as `30s`.
@@ -154,6 +169,10 @@ mod tests {
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert!(duration("").is_err());
         assert!(positive_duration("30").is_err());
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!("never".parse(), Ok(Expiry(None)));
+        assert_eq!("1h".parse(), Ok(Expiry(Some(Duration::from_hours(1)))));
+        assert!("0s".parse::<Expiry>().is_err());
         assert_eq!(size("64KiB"), Ok(65_536));
         assert_eq!(size("1000"), Ok(1000));
         assert!(size("4GiB").is_err());

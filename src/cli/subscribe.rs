@@ -42,6 +42,7 @@ type Client = SubscriberServiceClient<Channel>;
   columba subscribe billing
   columba subscribe billing --count 10 -o json | jq .data
   columba subscribe --topic orders.created --from earliest
+  columba subscribe --topic orders.created --filter 'message.attributes.region == \"eu\"'
 
 Text output has the offset, the key and the data, separated by tabs.")]
 pub(super) struct SubscribeArgs {
@@ -54,6 +55,9 @@ pub(super) struct SubscribeArgs {
     /// Where to begin in --topic: earliest, latest, an offset, or a time as in RFC 3339 [default: latest]
     #[arg(long, value_name = "POSITION", value_parser = parse::position)]
     from: Option<StartPosition>,
+    /// Only the messages in --topic for which this is true, as CEL
+    #[arg(long, value_name = "CEL", default_value = "", hide_default_value = true)]
+    filter: String,
     /// Do not acknowledge: every message is delivered again, to this consumer or another
     #[arg(long)]
     no_ack: bool,
@@ -74,6 +78,12 @@ pub(super) async fn run(args: SubscribeArgs, context: &Context) -> Result<(), Er
         return Err(Error::Usage(format!(
             "--from goes with --topic; subscription {name} remembers its own place, and its beginning is \
              set at creation: columba subscription create NAME --topic TOPIC --from POSITION"
+        )));
+    }
+    if let (Some(name), false) = (&args.subscription, args.filter.is_empty()) {
+        return Err(Error::Usage(format!(
+            "--filter goes with --topic; subscription {name} has its own, set at creation or with: columba \
+             subscription edit {name} --filter CEL"
         )));
     }
     let stop = signals::stop()?;
@@ -114,7 +124,7 @@ struct Subscriber<'a> {
 /// What to read.
 enum Source {
     Subscription { name: String, ack: bool },
-    Topic { name: String, start: StartPosition },
+    Topic { name: String, start: StartPosition, filter: String },
 }
 
 /// One connection.
@@ -131,7 +141,8 @@ impl<'a> Subscriber<'a> {
             (Some(name), _) => Source::Subscription { name, ack: !args.no_ack },
             (None, topic) => {
                 let name = topic.unwrap_or_default();
-                Source::Topic { start: first_position(&name, args.from, context).await?, name }
+                let start = first_position(&name, args.from, context).await?;
+                Source::Topic { name, start, filter: args.filter }
             }
         };
         Ok(Self {
@@ -237,9 +248,11 @@ impl<'a> Subscriber<'a> {
         let credit = self.credit();
         let target = match &self.source {
             Source::Subscription { name, .. } => Target::Subscription(name.clone()),
-            Source::Topic { name, start } => {
-                Target::Ephemeral(EphemeralSubscription { topic: name.clone(), start: Some(*start) })
-            }
+            Source::Topic { name, start, filter } => Target::Ephemeral(EphemeralSubscription {
+                topic: name.clone(),
+                start: Some(*start),
+                filter: filter.clone(),
+            }),
         };
         let subscribe = SubscribeRequest {
             target: Some(target),

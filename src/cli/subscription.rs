@@ -8,6 +8,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::context::Context;
+use super::edit;
 use super::error::Error;
 use super::output::{self, rfc3339};
 use super::{parse, topic};
@@ -22,7 +23,7 @@ use crate::proto::v1::{
 /// Subscriptions asked for at once.
 const PAGE_SIZE: u32 = 1_000;
 
-/// Create, list, show, move, pause and delete subscriptions, the durable readers of topics
+/// Create, list, show, change, move, pause and delete subscriptions, the durable readers of topics
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum SubscriptionCommand {
     Create(CreateArgs),
@@ -55,6 +56,8 @@ pub(super) enum SubscriptionCommand {
         #[arg(value_parser = parse::position)]
         position: StartPosition,
     },
+    #[command(visible_alias = "update")]
+    Edit(edit::subscription::EditSubscriptionArgs),
     /// Stop deliveries; streams end, acks still count
     Pause {
         /// The subscription
@@ -79,7 +82,9 @@ pub(super) enum SubscriptionCommand {
   columba subscription create audit --topic orders.created --mode exclusive --from latest
   columba subscription create stock --topic orders.created --mode key-ordered
   columba subscription create mail --topic orders.created --max-attempts 5 --dead-letter-topic dead.mail \\
-    --min-backoff 1s")]
+    --min-backoff 1s
+  columba subscription create eu --topic orders.created --idle-expiry 1d \\
+    --filter 'message.attributes.region == \"eu\"'")]
 pub(super) struct CreateArgs {
     /// Letters, digits, `_` and `-`, in parts joined by dots
     name: String,
@@ -98,6 +103,12 @@ pub(super) struct CreateArgs {
     /// How many messages may be unacknowledged at once [default: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight: Option<u32>,
+    /// Only the messages for which this is true, as CEL; others count as settled [default: all]
+    #[arg(long, value_name = "CEL", default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Delete it when nobody has used it for so long, 1m to 366d; or `never` [default: never]
+    #[arg(long, value_name = "DURATION")]
+    idle_expiry: Option<parse::Expiry>,
     #[command(flatten)]
     retry: RetryArgs,
     /// A label; may be repeated
@@ -143,7 +154,7 @@ impl RetryArgs {
 }
 
 /// A flag's span of time on the wire.
-fn span(flag: &str, value: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
+pub(super) fn span(flag: &str, value: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
     let converted = value.map(prost_types::Duration::try_from).transpose();
     converted.map_err(|error| Error::Usage(format!("{flag}: {error}")))
 }
@@ -177,6 +188,7 @@ pub(super) async fn run(command: SubscriptionCommand, context: &Context) -> Resu
         SubscriptionCommand::Describe { name } => describe(name, context).await,
         SubscriptionCommand::Stats { name } => stats(name, context).await,
         SubscriptionCommand::Seek { name, position } => seek(name, position, context).await,
+        SubscriptionCommand::Edit(args) => edit::subscription::edit(args, context).await,
         SubscriptionCommand::Pause { name } => set_paused(name, true, context).await,
         SubscriptionCommand::Resume { name } => set_paused(name, false, context).await,
         SubscriptionCommand::Rm { name } => remove(name, context).await,
@@ -192,6 +204,8 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
         ack_deadline: span("--ack-deadline", args.ack_deadline)?,
         max_in_flight: args.max_in_flight.unwrap_or_default(),
         retry: args.retry.policy()?,
+        filter: args.filter,
+        idle_expiry: span("--idle-expiry", args.idle_expiry.and_then(|parse::Expiry(expiry)| expiry))?,
         labels: parse::key_values("--label", args.labels)?,
         ..Subscription::default()
     };
@@ -227,10 +241,7 @@ async fn list(filter: String, topic: String, context: &Context) -> Result<(), Er
 
 async fn describe(name: String, context: &Context) -> Result<(), Error> {
     let channel = context.connect().await?;
-    let request = GetSubscriptionRequest { subscription: name.clone() };
-    let mut client = SubscriptionServiceClient::new(channel.clone());
-    let response = client.get_subscription(context.request(request)).await?.into_inner();
-    let settings = Shown::from(response.subscription.ok_or_else(|| Error::protocol("no subscription"))?);
+    let settings = Shown::from(get(channel.clone(), name.clone(), context).await?);
     let stats = ShownStats::from(get_stats(channel.clone(), name, context).await?);
     let topic = topic::get(channel, settings.topic.clone(), context).await?;
 
@@ -239,6 +250,18 @@ async fn describe(name: String, context: &Context) -> Result<(), Error> {
     fields.extend(stats.fields());
     let all = Description { settings, topic_last_offset: topic.last_offset, stats };
     Ok(context.format.item(&all, fields)?)
+}
+
+/// Asks for one subscription.
+pub(super) async fn get(
+    channel: Channel,
+    subscription: String,
+    context: &Context,
+) -> Result<Subscription, Error> {
+    let mut client = SubscriptionServiceClient::new(channel);
+    let request = context.request(GetSubscriptionRequest { subscription });
+    let response = client.get_subscription(request).await?.into_inner();
+    response.subscription.ok_or_else(|| Error::protocol("no subscription"))
 }
 
 async fn stats(name: String, context: &Context) -> Result<(), Error> {
@@ -298,7 +321,7 @@ struct Description {
 
 /// A subscription's settings as they are printed.
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     name: String,
     topic: String,
     mode: &'static str,
@@ -306,6 +329,8 @@ struct Shown {
     ack_deadline: Option<String>,
     max_in_flight: u32,
     retry: Option<ShownRetry>,
+    filter: String,
+    idle_expiry: Option<String>,
     paused: bool,
     labels: BTreeMap<String, String>,
     create_time: Option<String>,
@@ -322,6 +347,8 @@ impl Shown {
             ("ack deadline", self.ack_deadline.clone().unwrap_or_default()),
             ("max in flight", self.max_in_flight.to_string()),
             ("retry", self.retry.as_ref().map_or("at once, no limit".into(), ShownRetry::sentence)),
+            ("filter", self.filter.clone()),
+            ("idle expiry", self.idle_expiry.clone().unwrap_or_else(|| "never".into())),
             ("paused", if self.paused { "yes" } else { "no" }.to_owned()),
             ("labels", output::pairs(&self.labels)),
             ("created", self.create_time.clone().unwrap_or_default()),
@@ -347,6 +374,8 @@ impl From<Subscription> for Shown {
             topic: subscription.topic,
             max_in_flight: subscription.max_in_flight,
             retry: subscription.retry.map(Into::into),
+            filter: subscription.filter,
+            idle_expiry: output::duration(subscription.idle_expiry.as_ref()),
             paused: subscription.paused,
             labels: subscription.labels.into_iter().collect(),
             etag: subscription.etag,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::context::Context;
+use super::edit;
 use super::error::Error;
 use super::output::{self, rfc3339};
 use super::parse::{self, Durability};
@@ -14,17 +15,16 @@ use super::retention::{self, RetentionArgs};
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, PurgeTopicRequest,
-    StartPosition, Topic, UpdateTopicRequest,
+    StartPosition, Topic,
 };
 
 /// Topics asked for at once.
 const PAGE_SIZE: u32 = 1_000;
 
-/// Create, change, list, show and delete topics
+/// Create, list, show, change and delete topics
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TopicCommand {
     Create(CreateArgs),
-    Update(UpdateArgs),
     /// List topics
     #[command(after_help = "Example:\n  columba topic ls 'orders.>'")]
     Ls {
@@ -37,6 +37,8 @@ pub(super) enum TopicCommand {
         name: String,
     },
     Purge(PurgeArgs),
+    #[command(visible_alias = "update")]
+    Edit(edit::topic::EditTopicArgs),
     /// Delete a topic with its messages; its subscriptions must be gone
     Rm {
         /// The topic
@@ -89,33 +91,13 @@ pub(super) struct CreateArgs {
     compacted: bool,
 }
 
-/// Change settings of a topic; those not given stay as they are
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  columba topic update orders.eu.created --dedupe-window 1h")]
-pub(super) struct UpdateArgs {
-    /// The topic
-    name: String,
-    /// The labels from now on, instead of those before; may be repeated
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse::key_value)]
-    labels: Vec<(String, String)>,
-    /// The durability of publishes that name none
-    #[arg(long, value_enum)]
-    durability: Option<Durability>,
-    /// The largest message, such as 64KiB; messages already stored are kept
-    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
-    max_message_bytes: Option<u32>,
-    /// How long ids are remembered; 0s forgets all of them
-    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
-    dedupe_window: Option<Duration>,
-}
-
 pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), Error> {
     match command {
         TopicCommand::Create(args) => create(args, context).await,
-        TopicCommand::Update(args) => update(args, context).await,
         TopicCommand::Ls { pattern } => list(pattern.unwrap_or_default(), context).await,
         TopicCommand::Describe { name } => describe(name, context).await,
         TopicCommand::Purge(args) => purge(args, context).await,
+        TopicCommand::Edit(args) => edit::topic::edit(args, context).await,
         TopicCommand::Rm { name } => remove(name, context).await,
     }
 }
@@ -126,7 +108,7 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
         labels: parse::key_values("--label", args.labels)?,
         durability: parse::durability_number(args.durability),
         max_message_bytes: args.max_message_bytes.unwrap_or_default(),
-        retention: args.retention.policy(),
+        retention: args.retention.policy()?,
         dedupe_window: window(args.dedupe_window)?,
         key_index: args.key_index,
         compacted: args.compacted,
@@ -139,35 +121,9 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
 }
 
 /// A window as it is sent.
-fn window(value: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
+pub(super) fn window(value: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
     let converted = value.map(prost_types::Duration::try_from).transpose();
     converted.map_err(|error| Error::Usage(format!("--dedupe-window: {error}")))
-}
-
-async fn update(args: UpdateArgs, context: &Context) -> Result<(), Error> {
-    let given = [
-        ("labels", !args.labels.is_empty()),
-        ("durability", args.durability.is_some()),
-        ("max_message_bytes", args.max_message_bytes.is_some()),
-        ("dedupe_window", args.dedupe_window.is_some()),
-    ];
-    let paths: Vec<_> = given.iter().filter(|(_, given)| *given).map(|(path, _)| (*path).into()).collect();
-    if paths.is_empty() {
-        return Err(Error::Usage("nothing to change; see `columba topic update --help`".into()));
-    }
-    let topic = Topic {
-        name: args.name,
-        labels: parse::key_values("--label", args.labels)?,
-        durability: parse::durability_number(args.durability),
-        max_message_bytes: args.max_message_bytes.unwrap_or_default(),
-        dedupe_window: window(args.dedupe_window)?,
-        ..Topic::default()
-    };
-    let update_mask = Some(prost_types::FieldMask { paths });
-    let request = UpdateTopicRequest { topic: Some(topic), update_mask, validate_only: false };
-    let mut client = TopicServiceClient::new(context.connect().await?);
-    let updated = client.update_topic(context.request(request)).await?.into_inner().topic;
-    show(updated, context)
 }
 
 async fn list(filter: String, context: &Context) -> Result<(), Error> {
@@ -247,7 +203,7 @@ fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {
 
 /// A topic as it is printed.
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     name: String,
     labels: BTreeMap<String, String>,
     durability: &'static str,

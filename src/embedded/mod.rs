@@ -10,6 +10,7 @@ mod cleaner;
 mod commit;
 mod delivery;
 mod identity;
+mod idle;
 mod log;
 mod names;
 mod open;
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use self::delivery::ack_id::Signer;
 use self::log::Log;
@@ -64,6 +65,8 @@ struct Shared {
     /// A permit for each open consumer.
     consumers: Arc<Semaphore>,
     last_consumer: AtomicU64,
+    /// Told when a subscription is new or changed, and may expire sooner.
+    expiry_changed: Arc<Notify>,
     /// The reason once the engine is closed.
     end: watch::Sender<Option<Error>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -247,7 +250,9 @@ impl Engine for EmbeddedEngine {
         let permit = Arc::clone(&self.0.consumers).try_acquire_owned().map_err(too_many)?;
         match target {
             Target::Durable(name) => self.0.subscribe(&name, credit, permit).await,
-            Target::Ephemeral { topic, start } => self.0.follow(&topic, start, credit, permit).await,
+            Target::Ephemeral { topic, start, filter } => {
+                self.0.follow(&topic, (start, filter), credit, permit).await
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use super::names::Marker;
 use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
-use super::{Catalog, EmbeddedEngine, Shared, checkpoint, cleaner};
+use super::{Catalog, EmbeddedEngine, Shared, checkpoint, cleaner, idle};
 use crate::model::Name;
 use crate::model::limits::MAX_CONSUMERS;
 
@@ -192,10 +192,12 @@ impl Opened {
             changes: tokio::sync::Mutex::new(last_id),
             consumers: Arc::new(Semaphore::new(MAX_CONSUMERS)),
             last_consumer: AtomicU64::new(0),
+            expiry_changed: Arc::default(),
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
         });
         tokio::spawn(cleaner::run(Arc::downgrade(&shared), options.cleaning_period, options.segment_bytes));
+        tokio::spawn(idle::run(Arc::downgrade(&shared)));
         Ok(EmbeddedEngine(shared))
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::model::limits::DEFAULT_DEDUPE_WINDOW;
 use crate::model::{
-    Backoff, Durability, Mode, Name, Retention, RetryPolicy, Start, Subscription, SubscriptionSettings,
-    Timestamp, Topic, TopicSettings,
+    Backoff, Durability, Filter, Mode, Name, Retention, RetryPolicy, Start, Subscription,
+    SubscriptionSettings, Timestamp, Topic, TopicSettings,
 };
 
 /// A topic as stored.
@@ -93,6 +93,12 @@ pub(crate) struct SubscriptionRecord {
     /// Empty: none.
     #[prost(string, tag = "17")]
     pub(crate) dead_letter_topic: String,
+    /// In CEL; empty: none.
+    #[prost(string, tag = "18")]
+    pub(crate) filter: String,
+    /// 0: never.
+    #[prost(uint64, tag = "19")]
+    pub(crate) idle_expiry_micros: u64,
 }
 
 impl TopicRecord {
@@ -213,6 +219,8 @@ impl SubscriptionRecord {
         self.ack_deadline_micros = micros(settings.ack_deadline);
         self.max_in_flight = settings.max_in_flight;
         self.paused = settings.paused;
+        settings.filter.text().clone_into(&mut self.filter);
+        self.idle_expiry_micros = micros(settings.idle_expiry);
         let RetryPolicy { backoff, max_attempts, dead_letter_topic } = &settings.retry;
         self.min_backoff_micros = micros(backoff.min);
         self.max_backoff_micros = micros(backoff.max);
@@ -241,6 +249,10 @@ impl SubscriptionRecord {
         }
     }
 
+    pub(crate) fn idle_expiry(&self) -> Duration {
+        Duration::from_micros(self.idle_expiry_micros)
+    }
+
     pub(crate) fn settings(&self, topic: &Name) -> SubscriptionSettings {
         SubscriptionSettings {
             topic: topic.clone(),
@@ -254,6 +266,8 @@ impl SubscriptionRecord {
             ack_deadline: self.ack_deadline(),
             max_in_flight: self.max_in_flight,
             retry: self.retry(),
+            filter: Filter::stored(&self.filter),
+            idle_expiry: self.idle_expiry(),
             paused: self.paused,
             labels: self.labels.clone(),
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::Shared;
 use super::delivery::ack_id::Signer;
@@ -17,12 +17,13 @@ use super::records::SubscriptionRecord;
 use super::state::{Record, SubscriptionState};
 use super::topic::TopicHandle;
 use super::topics::check_revision;
+use crate::engine::idle::Idle;
 use crate::engine::{
     Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
 };
 use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_SUBSCRIPTIONS};
 use crate::model::{
-    Delivery, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
+    Delivery, Filter, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
 };
 
 /// What an ack id weighs in the write queue, in bytes: a range of its own.
@@ -37,6 +38,8 @@ pub(crate) struct SubscriptionHandle {
     /// What it reads.
     pub(crate) topic: Arc<TopicHandle>,
     record: RwLock<SubscriptionRecord>,
+    /// Who uses it, and since when nobody does.
+    idle: Idle,
     /// What is settled on disk.
     committed: Arc<Committed>,
     pub(super) events: mpsc::Sender<Event>,
@@ -59,11 +62,13 @@ impl SubscriptionHandle {
         let SubscriptionState { record, progress, epoch, attempts } = state;
         let committed = Arc::new(Committed::new(&progress));
         let end = watch::Sender::new(None);
+        let idle = Idle::new(Instant::now());
         let subject = Subject {
             name: name.clone(),
             id: record.id,
             epoch,
             paused: record.paused,
+            filter: Filter::stored(&record.filter),
             topic: Arc::clone(&topic),
             dead_letters,
             log,
@@ -77,7 +82,7 @@ impl SubscriptionHandle {
         let events = dispatch::start(subject, leases);
         let consumers = Arc::new(Semaphore::new(MAX_CONSUMERS_PER_SUBSCRIPTION));
         let id = record.id;
-        Self { id, name, topic, record: RwLock::new(record), committed, events, consumers, end }
+        Self { id, name, topic, record: RwLock::new(record), idle, committed, events, consumers, end }
     }
 
     /// What is settled on disk.
@@ -107,7 +112,18 @@ impl SubscriptionHandle {
 
     pub(super) async fn pull(&self, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
         let until = Instant::now() + wait;
+        let _user = self.idle.enter();
         self.ask(|reply| Event::Pull(Pull { limit, until, reply })).await?
+    }
+
+    /// The first time at which it can have gone unused for too long; `None` for never.
+    pub(super) fn expires(&self, now: Instant) -> Option<Instant> {
+        self.idle.expires(self.idle_expiry(), now)
+    }
+
+    /// How long it may go unused; zero for ever.
+    pub(super) fn idle_expiry(&self) -> Duration {
+        self.record().idle_expiry()
     }
 
     fn record(&self) -> RwLockReadGuard<'_, SubscriptionRecord> {
@@ -171,6 +187,7 @@ impl Shared {
         );
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
+        self.look_after(&handle);
         Ok(handle.describe())
     }
 
@@ -186,10 +203,14 @@ impl Shared {
         let mut record = handle.record().clone();
         check_revision(&name, expected, record.revision)?;
         let mut settings = record.settings(&handle.topic.name);
-        let SubscriptionChange { ack_deadline, max_in_flight, retry, paused, labels } = change;
+        let SubscriptionChange { ack_deadline, max_in_flight, retry, filter, idle_expiry, paused, labels } =
+            change;
+        handle.idle.touch(Instant::now());
         settings.ack_deadline = ack_deadline.unwrap_or(settings.ack_deadline);
         settings.max_in_flight = max_in_flight.unwrap_or(settings.max_in_flight);
         settings.retry = retry.unwrap_or(settings.retry);
+        settings.filter = filter.clone().unwrap_or(settings.filter);
+        settings.idle_expiry = idle_expiry.unwrap_or(settings.idle_expiry);
         settings.paused = paused.unwrap_or(settings.paused);
         settings.labels = labels.unwrap_or(settings.labels);
         if settings == record.settings(&handle.topic.name) {
@@ -204,9 +225,20 @@ impl Shared {
         self.record(Record::PutSubscription(record.clone())).await?;
         let (rules, paused) = (rules(&record), record.paused);
         *handle.record.write().unwrap_or_else(PoisonError::into_inner) = record;
+        self.look_after(&handle);
         let _ = handle.events.send(Event::Rules(rules, dead_letters)).await;
+        if let Some(filter) = filter {
+            let _ = handle.events.send(Event::Filter(filter)).await;
+        }
         let _ = handle.events.send(Event::Pause(paused)).await;
         Ok(handle.describe())
+    }
+
+    /// Has a subscription that expires be looked at.
+    fn look_after(&self, handle: &SubscriptionHandle) {
+        if !handle.idle_expiry().is_zero() {
+            self.expiry_changed.notify_one();
+        }
     }
 
     /// Where the messages go that a subscription with these settings gives up.
@@ -229,19 +261,30 @@ impl Shared {
         name: Name,
         expected: Option<u64>,
     ) -> Result<()> {
-        let _changes = self.changes.lock().await;
+        let changes = self.changes.lock().await;
         let handle = self.find_subscription(&name)?;
-        let (id, revision) = (handle.record().id, handle.record().revision);
+        let revision = handle.record().revision;
         check_revision(&name, expected, revision)?;
+        self.remove_subscription(&handle, &changes).await
+    }
+
+    /// Removes a subscription of the catalog, whose lock is held.
+    pub(super) async fn remove_subscription(
+        &self,
+        handle: &SubscriptionHandle,
+        _changes: &MutexGuard<'_, u64>,
+    ) -> Result<()> {
+        let id = handle.record().id;
         self.record(Record::DeleteSubscription(id)).await?;
-        self.catalog_mut().subscriptions.remove(&name);
-        handle.end(Error::SubscriptionDeleted(name));
+        self.catalog_mut().subscriptions.remove(&handle.name);
+        handle.end(Error::SubscriptionDeleted(handle.name.clone()));
         Ok(())
     }
 
     pub(super) async fn seek(self: Arc<Self>, name: Name, start: Start) -> Result<Offset> {
         let _changes = self.changes.lock().await;
         let handle = self.find_subscription(&name)?;
+        handle.idle.touch(Instant::now());
         let next = self.log.reader.resolve(&handle.topic, start).await?;
         let last = handle.topic.visible();
         if next > last + 1 {
@@ -293,8 +336,8 @@ impl Shared {
         let too_many = |_| Error::TooMany { what: "consumers of this subscription", limit };
         let own_permit = Arc::clone(&handle.consumers).try_acquire_owned().map_err(too_many)?;
         let (events, end) = (handle.events.clone(), handle.end.subscribe());
-        let permits = [permit, own_permit];
-        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, permits).await?;
+        let places = ([permit, own_permit], handle.idle.enter());
+        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, places).await?;
         Ok(Box::new(consumer))
     }
 
@@ -305,6 +348,7 @@ impl Shared {
         settlement: Settlement,
     ) -> Result<Settled> {
         let handle = self.find_subscription(name)?;
+        let _user = handle.idle.enter();
         let place = match settlement {
             Settlement::Ack { .. } => Some(self.log.place(ids.len() * ACK_BYTES).await?),
             Settlement::Nack { .. } | Settlement::Extend { .. } => None,

@@ -13,7 +13,7 @@ use super::topic::TopicHandle;
 use super::{Shared, cleaner};
 use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Purged, Result, Terms, TopicChange};
 use crate::model::limits::MAX_TOPICS;
-use crate::model::{Durability, Envelope, Name, Receipt, Start, Timestamp, Topic, TopicSettings};
+use crate::model::{Durability, Envelope, Filter, Name, Receipt, Start, Timestamp, Topic, TopicSettings};
 
 impl Shared {
     pub(super) async fn create_topic(
@@ -163,7 +163,7 @@ impl Shared {
     pub(super) async fn follow(
         &self,
         topic: &Name,
-        start: Start,
+        (start, filter): (Start, Filter),
         credit: Credit,
         permit: OwnedSemaphorePermit,
     ) -> Result<Box<dyn Consumer>> {
@@ -171,7 +171,7 @@ impl Shared {
         let next = self.log.reader.resolve(&topic, start).await?;
         let (name, end) = (self.consumer_name(), self.end.subscribe());
         let from = (topic, self.log.clone());
-        Ok(Box::new(EphemeralConsumer::new(name, from, (next, credit), end, permit)))
+        Ok(Box::new(EphemeralConsumer::new(name, from, (next, filter, credit), end, permit)))
     }
 
     /// Records a change; durable when this returns.

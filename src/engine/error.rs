@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Kind, Name, Offset};
+use crate::model::{FilterError, Kind, Name, Offset};
 
 /// An engine's error. The message says what was wrong and what to do; it reaches the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,14 @@ pub enum Error {
         "subscription {0} is paused; resume it with UpdateSubscription or `columba subscription resume {0}`"
     )]
     Paused(Name),
+    /// The subscription's filter was stored by another version.
+    #[error("the filter of subscription {subscription} cannot be read by this server: {problem}; update it")]
+    UnreadableFilter {
+        /// The subscription.
+        subscription: Name,
+        /// What is wrong with it.
+        problem: FilterError,
+    },
     /// A subscription's dead letters would go to the topic that it reads.
     #[error("{0} is the topic that the subscription reads; choose another topic for its dead letters")]
     DeadLetterLoop(Name),
@@ -228,6 +236,7 @@ impl Error {
             | Self::SubscriptionDeleted(_)
             | Self::Held(_)
             | Self::Paused(_)
+            | Self::UnreadableFilter { .. }
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
             Self::NoKeyIndex(_) | Self::KeyNotIndexed(_) => Kind::FailedPrecondition,
             Self::AckRefused { failure: Failure::Unknown | Failure::WrongSubscription, .. } => {
@@ -263,6 +272,7 @@ impl Error {
             Self::SubscriptionDeleted(_) => "SUBSCRIPTION_DELETED",
             Self::Held(_) => "SUBSCRIPTION_HELD",
             Self::Paused(_) => "SUBSCRIPTION_PAUSED",
+            Self::UnreadableFilter { .. } => "FILTER_UNREADABLE",
             Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
             Self::DeadLetterCompacted(_) => "DEAD_LETTER_COMPACTED",

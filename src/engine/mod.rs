@@ -7,6 +7,7 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 mod error;
+pub(crate) mod idle;
 mod memory;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::model::{
-    Delivery, Durability, Envelope, Name, Offset, Pattern, Receipt, Retention, RetryPolicy, Start,
+    Delivery, Durability, Envelope, Filter, Name, Offset, Pattern, Receipt, Retention, RetryPolicy, Start,
     StoredMessage, Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
@@ -108,6 +109,11 @@ pub struct SubscriptionChange {
     pub max_in_flight: Option<u32>,
     /// What becomes of deliveries that are not acknowledged, from now on.
     pub retry: Option<RetryPolicy>,
+    /// Which messages it wants, of those not handed out yet and of those handed out again. What did not
+    /// match before stays settled.
+    pub filter: Option<Filter>,
+    /// How long it may go unused, from now on; zero for ever.
+    pub idle_expiry: Option<Duration>,
     /// Whether it is paused from now on.
     pub paused: Option<bool>,
     /// New labels.
@@ -173,6 +179,8 @@ pub enum Target {
         topic: Name,
         /// Where to begin.
         start: Start,
+        /// Which messages; the others are left out.
+        filter: Filter,
     },
 }
 
@@ -306,6 +314,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Creates a durable subscription; durable when this returns. Same rules as
     /// [`create_topic`](Self::create_topic). Its start is resolved to an offset now. A dead-letter topic
     /// must exist ([`Error::TopicNotFound`]) and be another than its own ([`Error::DeadLetterLoop`]).
+    ///
+    /// Messages that its filter does not want are settled as consumers or pulls come to them, durably
+    /// soon after. With a filter that this version cannot read nothing is handed out, nor settled by it,
+    /// and consumers and pulls get [`Error::UnreadableFilter`].
+    ///
+    /// A subscription that goes unused for its idle expiry is deleted. Every consumer, pull, settlement,
+    /// seek and update is a use; the time begins anew when the engine is opened.
     async fn create_subscription(
         &self,
         name: Name,

@@ -50,7 +50,7 @@ impl<'a> Header<'a> {
 }
 
 /// The content of a length-delimited field.
-fn bytes<'a>(wire: WireType, encoded: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn bytes<'a>(wire: WireType, encoded: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = (wire == WireType::LengthDelimited).then(|| decode_varint(encoded).ok())??;
     encoded.split_off(..usize::try_from(length).ok()?)
 }

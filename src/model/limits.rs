@@ -93,6 +93,22 @@ pub const MAX_SCHEDULED: usize = 1_000_000;
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(10 * 60);
 /// Highest `max_attempts` of a retry policy.
 pub const MAX_ATTEMPTS: u32 = 100_000;
+/// Shortest `idle_expiry` of a subscription.
+pub const MIN_IDLE_EXPIRY: Duration = Duration::from_secs(60);
+/// Longest `idle_expiry` of a subscription.
+pub const MAX_IDLE_EXPIRY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Longest text of a filter, in bytes.
+pub const MAX_FILTER_BYTES: usize = 4_096;
+/// How deep the parts of a filter may be nested.
+pub const MAX_FILTER_DEPTH: usize = 16;
+/// What a filter may cost for one message at worst, in steps: a byte looked at is one, an operation 16.
+pub const MAX_FILTER_COST: u64 = 1_000_000;
+/// Largest `Message.data` that a filter sees as JSON, in bytes.
+pub const MAX_FILTER_JSON_BYTES: usize = 64 << 10;
+/// Most values, lists and objects included, in `Message.data` that a filter sees as JSON.
+pub const MAX_FILTER_JSON_VALUES: usize = 2_000;
+
 /// Longest reason of a nack, in bytes.
 pub const MAX_REASON_BYTES: usize = 1_024;
 

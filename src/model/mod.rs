@@ -4,6 +4,7 @@
 
 pub mod dead_letter;
 pub mod error;
+pub mod filter;
 pub mod header;
 pub mod limits;
 pub mod message;
@@ -16,6 +17,7 @@ pub mod topic;
 
 pub use dead_letter::DeadLetter;
 pub use error::Kind;
+pub use filter::{Filter, FilterError};
 pub use header::Header;
 pub use message::{Delivery, Duplicate, Durability, Envelope, Offset, Receipt, Start, StoredMessage};
 pub use name::{Name, NameError, Pattern};

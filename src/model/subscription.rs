@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::filter::Filter;
 use super::limits::{DEFAULT_ACK_DEADLINE, DEFAULT_MAX_IN_FLIGHT};
 use super::message::{Offset, Start};
 use super::name::Name;
@@ -37,6 +38,10 @@ pub struct SubscriptionSettings {
     pub max_in_flight: u32,
     /// What becomes of deliveries that are not acknowledged.
     pub retry: RetryPolicy,
+    /// Which messages it wants; the others are settled without being handed out.
+    pub filter: Filter,
+    /// Deleted after so long without any use; zero for never.
+    pub idle_expiry: Duration,
     /// Nothing is handed out while it is set; acks still count.
     pub paused: bool,
     /// For people and tools; the server does not read them.
@@ -54,6 +59,8 @@ impl SubscriptionSettings {
             ack_deadline: DEFAULT_ACK_DEADLINE,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             retry: RetryPolicy::default(),
+            filter: Filter::default(),
+            idle_expiry: Duration::ZERO,
             paused: false,
             labels: BTreeMap::new(),
         }

@@ -201,7 +201,7 @@ async fn the_first_request_must_subscribe() {
 #[tokio::test]
 async fn an_ephemeral_stream_takes_no_acks() {
     let server = orders(&[]).await;
-    let ephemeral = EphemeralSubscription { topic: "orders".into(), start: None };
+    let ephemeral = EphemeralSubscription { topic: "orders".into(), ..EphemeralSubscription::default() };
     let target = Some(Target::Ephemeral(ephemeral));
     let mut consumer = Consumer::open(&server, SubscribeRequest { target, ..Default::default() }).await;
     consumer.send(2, ack(vec![Bytes::new()]));

@@ -9,6 +9,7 @@ mod commit;
 mod consume;
 mod duplicates;
 mod failing;
+mod filters;
 mod publish;
 mod raw;
 mod server;

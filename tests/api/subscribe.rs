@@ -177,6 +177,7 @@ async fn an_ephemeral_subscription_needs_no_acks() {
         target: Some(Target::Ephemeral(EphemeralSubscription {
             topic: "orders".into(),
             start: start.map(|position| StartPosition { position: Some(position) }),
+            ..EphemeralSubscription::default()
         })),
         ..Default::default()
     };
@@ -260,13 +261,14 @@ async fn bad_subscribes_are_refused() {
     let ephemeral = EphemeralSubscription {
         topic: "a\0b".into(),
         start: Some(StartPosition { position: Some(Position::Offset(0)) }),
+        filter: "message.key ==".into(),
     };
     for (request, fields) in [
         (SubscribeRequest::default(), vec!["target"]),
         (durable("../"), vec!["subscription"]),
         (
             SubscribeRequest { target: Some(Target::Ephemeral(ephemeral)), ..Default::default() },
-            vec!["ephemeral.topic", "ephemeral.start.offset"],
+            vec!["ephemeral.topic", "ephemeral.start.offset", "ephemeral.filter"],
         ),
         (
             SubscribeRequest {

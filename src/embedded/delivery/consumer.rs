@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::dispatch::{Event, SLOT_PLACES, Seat};
 use super::leases::ConsumerId;
+use crate::engine::idle::User;
 use crate::engine::{Consumer, Credit, Error, Result};
 use crate::model::Delivery;
 
@@ -21,8 +22,8 @@ pub(crate) struct DurableConsumer {
     end: watch::Receiver<Option<Error>>,
     /// A place in the dispatcher's queue for the goodbye, so that it never has to wait.
     goodbye: Option<mpsc::OwnedPermit<Event>>,
-    /// Its places among the server's consumers and the subscription's.
-    _permits: [OwnedSemaphorePermit; 2],
+    /// Its places among the server's consumers and the subscription's, and that it uses this one.
+    _places: ([OwnedSemaphorePermit; 2], User),
 }
 
 impl DurableConsumer {
@@ -32,7 +33,7 @@ impl DurableConsumer {
         events: mpsc::Sender<Event>,
         credit: Credit,
         end: watch::Receiver<Option<Error>>,
-        permits: [OwnedSemaphorePermit; 2],
+        places: ([OwnedSemaphorePermit; 2], User),
     ) -> Result<Self> {
         let goodbye = Some(events.clone().reserve_owned().await.map_err(|_| reason(&end))?);
         let (slot_sender, slot) = mpsc::channel(SLOT_PLACES);
@@ -41,7 +42,7 @@ impl DurableConsumer {
         // follows the greeting.
         let seat = Seat::default();
         let join = Event::Join { credit, slot: slot_sender, seat: Arc::clone(&seat), reply };
-        let consumer = Self { name, seat, events, slot, waiting: false, end, goodbye, _permits: permits };
+        let consumer = Self { name, seat, events, slot, waiting: false, end, goodbye, _places: places };
         consumer.events.send(join).await.map_err(|_| reason(&consumer.end))?;
         joined.await.map_err(|_| reason(&consumer.end))??;
         Ok(consumer)

@@ -2,7 +2,8 @@
 //!
 //! [`leases`] is the state machine, without I/O, clock or lock. [`dispatch`] is the task that owns
 //! one for each subscription and feeds it. [`consumer`] and [`ephemeral`] are what streams hold;
-//! [`burial`] takes a message that was given up to the dead letters.
+//! [`burial`] takes a message that was given up to the dead letters; [`sieve`] leaves out what the
+//! subscription's filter does not want.
 
 pub(crate) mod ack_id;
 pub(crate) mod burial;
@@ -10,3 +11,4 @@ pub(crate) mod consumer;
 pub(crate) mod dispatch;
 pub(crate) mod ephemeral;
 pub(crate) mod leases;
+pub(crate) mod sieve;

@@ -10,7 +10,7 @@ use super::*;
 use crate::embedded::checkpoint;
 use crate::embedded::log::fs::Fs as _;
 use crate::engine::{Page, TopicChange};
-use crate::model::Retention;
+use crate::model::{Filter, Retention};
 
 const EVERYTHING: Page = Page { after: None, limit: 1_000, pattern: None };
 
@@ -192,7 +192,10 @@ async fn a_topic_with_a_limit_stays_small_and_its_readers_go_on() {
         TopicChange { retention: Some(retention), max_message_bytes: Some(1_000), ..TopicChange::default() };
     engine.update_topic(&name("bulk"), change, None, Intent::Apply).await.unwrap();
     let mut follower = engine
-        .subscribe(Target::Ephemeral { topic: name("bulk"), start: Start::Earliest }, CREDIT)
+        .subscribe(
+            Target::Ephemeral { topic: name("bulk"), start: Start::Earliest, filter: Filter::default() },
+            CREDIT,
+        )
         .await
         .unwrap();
     let reader = tokio::spawn(async move {

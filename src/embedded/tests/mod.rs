@@ -6,6 +6,7 @@ mod conformance;
 mod crash;
 mod damage;
 mod faults;
+mod filters;
 mod golden;
 mod idle;
 mod joining;

@@ -6,7 +6,7 @@ use super::fixture::{
     topic,
 };
 use crate::engine::{Error, Intent, SubscriptionChange, Target, Terms, TopicChange};
-use crate::model::{Start, SubscriptionSettings, TopicSettings};
+use crate::model::{Filter, Start, SubscriptionSettings, TopicSettings};
 
 pub(crate) async fn refuses_everything(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
@@ -15,7 +15,7 @@ pub(crate) async fn refuses_everything(harness: impl Harness) {
     soon(engine.close()).await;
     soon(engine.close()).await;
     let settings = SubscriptionSettings::new(topic());
-    let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Earliest };
+    let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Earliest, filter: Filter::default() };
     let (change, other) = (SubscriptionChange::default(), name("other"));
     let submitted = match engine.submit(&topic(), vec![envelope("late")], Terms::default()).await {
         Ok(pending) => soon(pending).await.err(),

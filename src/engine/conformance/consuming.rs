@@ -13,7 +13,7 @@ use crate::engine::{Error, Intent, ReadLimit, Target, TopicChange};
 use crate::model::limits::{
     MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS, MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_MESSAGE_BYTES,
 };
-use crate::model::{Delivery, Start};
+use crate::model::{Delivery, Filter, Start};
 
 pub(crate) async fn messages_come_in_order(harness: impl Harness) {
     let engine = Fixture::subscribed(&harness).await;
@@ -145,7 +145,7 @@ pub(crate) async fn consumers_are_limited(harness: impl Harness) {
     while consumers.len() < MAX_CONSUMERS {
         consumers.push(engine.ephemeral(Start::Latest, FREELY).await);
     }
-    let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Latest };
+    let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Latest, filter: Filter::default() };
     for target in [Target::Durable(subscription()), ephemeral] {
         let error = engine.subscribe(target, FREELY).await.err().unwrap();
         assert!(matches!(error, Error::TooMany { limit: MAX_CONSUMERS, .. }), "{error:?}");

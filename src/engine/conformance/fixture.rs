@@ -15,8 +15,8 @@ use crate::engine::{
     Target, Terms,
 };
 use crate::model::{
-    Delivery, Envelope, Name, Offset, Receipt, Start, StoredMessage, SubscriptionSettings, SubscriptionStats,
-    Timestamp, TopicSettings,
+    Delivery, Envelope, Filter, Name, Offset, Receipt, Start, StoredMessage, SubscriptionSettings,
+    SubscriptionStats, Timestamp, TopicSettings,
 };
 
 /// How long something that must happen may take: long enough for any machine.
@@ -257,7 +257,9 @@ impl Fixture {
     }
 
     pub(super) async fn ephemeral(&self, start: Start, credit: Credit) -> Box<dyn Consumer> {
-        self.subscribe(Target::Ephemeral { topic: topic(), start }, credit).await.unwrap()
+        self.subscribe(Target::Ephemeral { topic: topic(), start, filter: Filter::default() }, credit)
+            .await
+            .unwrap()
     }
 
     /// What can be had from [`subscription`] now.

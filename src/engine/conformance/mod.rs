@@ -20,6 +20,8 @@ pub(crate) mod dead_letters;
 pub(crate) mod duplicates;
 pub(crate) mod ephemeral;
 pub(crate) mod exclusive;
+pub(crate) mod expiring;
+pub(crate) mod filters;
 mod fixture;
 pub(crate) mod key_ordered;
 pub(crate) mod keys;
@@ -196,6 +198,19 @@ macro_rules! conformance_suite {
                 starts_where_asked, waits_at_an_offset_past_the_end, leases_nothing,
                 readers_do_not_share, responses_are_bounded_by_credit, none_stops_and_more_resumes,
                 next_may_be_dropped_and_called_again, ends_with_its_topic,
+            }
+            filters {
+                only_what_is_wanted_is_delivered, what_nobody_wants_is_settled,
+                a_filter_that_fails_does_not_want, an_update_is_for_what_is_still_to_come,
+                an_update_is_for_what_comes_back, a_filter_sees_the_attempt,
+                only_a_seek_brings_back_what_was_not_wanted, what_is_not_wanted_needs_no_room,
+                the_order_stays, a_long_way_to_what_is_wanted, one_that_cannot_be_read_delivers_nothing,
+                an_ephemeral_reader_leaves_out_the_rest, an_ephemeral_reader_goes_a_long_way,
+                stays_across_a_restart,
+            }
+            expiring {
+                an_unused_one_is_deleted, a_used_one_stays_until_it_is_left, the_time_can_be_changed,
+                a_namesake_has_a_time_of_its_own,
             }
             closing {
                 refuses_everything, ends_consumers, ends_a_waiting_pull,

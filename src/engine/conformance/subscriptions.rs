@@ -10,8 +10,8 @@ use super::fixture::{
 };
 use crate::engine::{Error, Failure, Intent, Page, SubscriptionChange, Target};
 use crate::model::{
-    Backoff, Mode, Offset, Pattern, RetryPolicy, Start, SubscriptionSettings, SubscriptionStats, Timestamp,
-    TopicSettings,
+    Backoff, Filter, Mode, Offset, Pattern, RetryPolicy, Start, SubscriptionSettings, SubscriptionStats,
+    Timestamp, TopicSettings,
 };
 
 /// Settings that differ from the defaults in everything.
@@ -27,6 +27,8 @@ fn unusual() -> SubscriptionSettings {
             max_attempts: 9,
             dead_letter_topic: None,
         },
+        filter: Filter::parse("message.key != ''").unwrap(),
+        idle_expiry: LONG,
         paused: true,
         labels: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
     }
@@ -124,6 +126,13 @@ pub(crate) async fn update_replaces_what_it_names(harness: impl Harness) {
     expected.revision = 4;
     expected.settings.labels.clear();
     assert_eq!(update(SubscriptionChange { labels: Some(BTreeMap::new()), ..no_change() }).await, expected);
+    expected.revision = 5;
+    expected.settings.filter = Filter::default();
+    assert_eq!(update(SubscriptionChange { filter: Some(Filter::default()), ..no_change() }).await, expected);
+    expected.revision = 6;
+    expected.settings.idle_expiry = Duration::ZERO;
+    let change = SubscriptionChange { idle_expiry: Some(Duration::ZERO), ..no_change() };
+    assert_eq!(update(change).await, expected);
 }
 
 pub(crate) async fn update_checks_the_revision(harness: impl Harness) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Harness;
 use super::fixture::{Fixture, PLENTY, envelope, name, subscription, topic};
 use crate::engine::{Credit, Error, Intent, Page, Target, Terms, TopicChange};
-use crate::model::{Durability, Pattern, Retention, Start, SubscriptionSettings, TopicSettings};
+use crate::model::{Durability, Filter, Pattern, Retention, Start, SubscriptionSettings, TopicSettings};
 
 fn labels(value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("team".to_owned(), value.to_owned())])
@@ -59,7 +59,7 @@ pub(crate) async fn validate_creates_nothing(harness: impl Harness) {
 pub(crate) async fn unknown_topics_are_not_found(harness: impl Harness) {
     let engine = Fixture::as_is(&harness);
     let credit = Credit { messages: 1, bytes: 1 };
-    let target = Target::Ephemeral { topic: topic(), start: Start::Latest };
+    let target = Target::Ephemeral { topic: topic(), start: Start::Latest, filter: Filter::default() };
     let settings = SubscriptionSettings::new(topic());
     let errors = [
         engine.topic(&topic()).await.err(),

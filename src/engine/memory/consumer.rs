@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::{Shared, Step};
+use crate::engine::idle::User;
 use crate::engine::{Consumer, Credit, ReadLimit, Result};
+use crate::model::filter::Facts;
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Name, Offset, Start, Timestamp};
+use crate::model::{Delivery, Filter, Name, Offset, Start, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -35,17 +37,19 @@ pub(super) struct Durable {
     subscription: Name,
     /// The subscription's number.
     number: u64,
+    _user: User,
 }
 
 impl Durable {
     pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit) -> Result<Self> {
         let seat = Seat::take(shared)?;
-        let number = shared.change(|state| {
+        let (number, user) = shared.change(|state| {
             let number = state.queue(&subscription)?.number;
-            state.queue_numbered(&subscription, number)?.0.join(seat.number, credit)?;
-            Ok(number)
+            let queue = state.queue_numbered(&subscription, number)?.0;
+            queue.join(seat.number, credit)?;
+            Ok((number, queue.idle.enter()))
         })?;
-        Ok(Self { seat, subscription, number })
+        Ok(Self { seat, subscription, number, _user: user })
     }
 
     fn set_waiting(&self, waiting: bool) {
@@ -113,17 +117,24 @@ pub(super) struct Ephemeral {
     /// The topic's number.
     number: u64,
     next: Offset,
+    filter: Filter,
     credit: Credit,
 }
 
 impl Ephemeral {
-    pub(super) fn open(shared: &Arc<Shared>, topic: Name, start: Start, credit: Credit) -> Result<Self> {
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        topic: Name,
+        start: Start,
+        filter: Filter,
+        credit: Credit,
+    ) -> Result<Self> {
         let seat = Seat::take(shared)?;
         let (number, next) = shared.look(|state| {
             let log = state.log(&topic)?;
             Ok((log.number, log.resolve(start)))
         })?;
-        Ok(Self { seat, topic, number, next, credit })
+        Ok(Self { seat, topic, number, next, filter, credit })
     }
 }
 
@@ -138,20 +149,25 @@ impl Consumer for Ephemeral {
             messages: (self.credit.messages as usize).min(MAX_BATCH_MESSAGES),
             bytes: usize::try_from(self.credit.bytes).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES),
         };
-        let (next, topic) = (self.next, &self.topic);
+        let (next, topic, filter) = (&mut self.next, &self.topic, &self.filter);
         let read = self.seat.shared.wait_for(|state, _| {
-            let log = state.log_numbered(topic, self.number)?;
-            let now = Timestamp::now();
-            let expired = |&offset: &Offset| log.header(offset).is_expired(now);
-            let from = (next..=log.last()).find(|offset| !expired(offset)).unwrap_or(log.last() + 1);
-            let mut messages = log.read(from.max(next), limit);
-            messages.retain(|message| !expired(&message.offset));
-            let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
-            Ok(Step::of(messages.into_iter().map(deliver).collect(), || None))
+            loop {
+                let log = state.log_numbered(topic, self.number)?;
+                let messages = log.read(*next, limit);
+                let Some(last) = messages.last() else { return Ok(Step::Wait(None)) };
+                *next = last.offset + 1;
+                let now = Timestamp::now();
+                let wanted = messages.into_iter().filter(|message| {
+                    !message.envelope.header().is_expired(now) && filter.matches(&Facts::new(message, 1))
+                });
+                let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
+                let deliveries: Vec<_> = wanted.map(deliver).collect();
+                if !deliveries.is_empty() {
+                    return Ok(Step::Done(deliveries));
+                }
+            }
         });
-        let deliveries = read.await?;
-        self.next = deliveries.last().map_or(next, |last| last.message.offset + 1);
-        Ok(deliveries)
+        read.await
     }
 
     async fn set_credit(&mut self, credit: Credit) {

@@ -3,7 +3,7 @@
 //! Everything is in plain maps behind one lock. Who waits asks again after every change, and whenever
 //! time alone may have changed something; nothing is ever sent to anybody. It shows what the contract
 //! means, and tests use it where durability is not the point. It is not for production: it forgets
-//! everything, deletes nothing on its own, and its cost grows with the number of waiting consumers.
+//! everything, and its cost grows with the number of waiting consumers.
 
 mod ack_id;
 mod commit;
@@ -70,7 +70,9 @@ impl Step {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is a test's; the state is whole between any two statements that matter.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget_unused(std::time::Instant::now());
+        state
     }
 
     fn look<T>(&self, look: impl FnOnce(&State) -> Result<T>) -> Result<T> {
@@ -208,12 +210,17 @@ impl Engine for MemoryEngine {
     async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
         Ok(match target {
             Target::Durable(subscription) => Box::new(Durable::open(&self.0, subscription, credit)?),
-            Target::Ephemeral { topic, start } => Box::new(Ephemeral::open(&self.0, topic, start, credit)?),
+            Target::Ephemeral { topic, start, filter } => {
+                Box::new(Ephemeral::open(&self.0, topic, start, filter, credit)?)
+            }
         })
     }
 
     async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
-        let number = self.0.look(|state| Ok(state.queue(subscription)?.number))?;
+        let (number, _user) = self.0.look(|state| {
+            let queue = state.queue(subscription)?;
+            Ok((queue.number, queue.idle.enter()))
+        })?;
         let room = Room { messages: limit.messages, first_bytes: u64::MAX, bytes: limit.bytes as u64 };
         let pulled = self.0.wait_for(|state, now| {
             let (queue, log, ids) = state.queue_numbered(subscription, number)?;

@@ -12,11 +12,13 @@ use tokio::time::Instant;
 
 use super::ack_id::{AckIds, DeliveryRef};
 use super::log::Log;
+use crate::engine::idle::Idle;
 use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
+use crate::model::filter::Facts;
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
 use crate::model::{
-    DeadLetter, Delivery, Header, Mode, Offset, RetryPolicy, StoredMessage, Subscription, SubscriptionStats,
-    Timestamp,
+    DeadLetter, Delivery, Filter, Header, Mode, Offset, RetryPolicy, StoredMessage, Subscription,
+    SubscriptionStats, Timestamp,
 };
 
 /// A subscription and its state.
@@ -41,6 +43,7 @@ pub(super) struct Queue {
     pulls: u64,
     /// The open consumers, the oldest first.
     consumers: BTreeMap<u64, Member>,
+    pub(super) idle: Idle,
     redelivered: u64,
     dead_lettered: u64,
 }
@@ -103,6 +106,7 @@ impl Queue {
             deliveries: 0,
             pulls: 0,
             consumers: BTreeMap::new(),
+            idle: Idle::new(std::time::Instant::now()),
             redelivered: 0,
             dead_lettered: 0,
         }
@@ -154,7 +158,15 @@ impl Queue {
 
     pub(super) fn check_running(&self) -> Result<()> {
         let Subscription { name, settings, .. } = &self.subscription;
-        if settings.paused { Err(Error::Paused(name.clone())) } else { Ok(()) }
+        if settings.paused {
+            return Err(Error::Paused(name.clone()));
+        }
+        match settings.filter.error() {
+            Some(problem) => {
+                Err(Error::UnreadableFilter { subscription: name.clone(), problem: problem.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn join(&mut self, consumer: u64, credit: Credit) -> Result<()> {
@@ -200,6 +212,7 @@ impl Queue {
 
     /// Hands messages to a waiting consumer: its share of what there is, as far as its credit goes.
     pub(super) fn hand_to(&mut self, consumer: u64, log: &Log, ids: &AckIds, now: Instant) -> Vec<Delivery> {
+        self.sift(log, now);
         let mut room = self.room(consumer, now);
         if self.exclusive() {
             let stream = |handed: &Handed| matches!(handed.holder, Some(Holder::Consumer(_)));
@@ -227,7 +240,29 @@ impl Queue {
             return Err(Error::Held(self.subscription.name.clone()));
         }
         self.pulls += 1;
+        self.sift(log, now);
         Ok(self.hand_out(Holder::Pull(self.pulls), room, log, ids, now))
+    }
+
+    /// Settles what the filter does not want of that which could be handed out now.
+    fn sift(&mut self, log: &Log, now: Instant) {
+        let filter = self.subscription.settings.filter.clone();
+        while !filter.is_empty() {
+            let unwanted = |&offset: &Offset| !self.is_wanted(&filter, offset, log);
+            let unwanted: Vec<_> = self.available(log, now).into_iter().filter(unwanted).collect();
+            if unwanted.is_empty() {
+                break;
+            }
+            for offset in unwanted {
+                self.done(offset);
+            }
+        }
+    }
+
+    fn is_wanted(&self, filter: &Filter, offset: Offset, log: &Log) -> bool {
+        let attempt = self.handed.get(&offset).map_or(1, |before| before.attempt + 1);
+        let message = log.get(offset).expect("what is available is stored");
+        filter.matches(&Facts::new(message, attempt))
     }
 
     fn hand_out(
@@ -489,5 +524,6 @@ impl Queue {
         while self.settled.remove(&(self.floor + 1)) {
             self.floor += 1;
         }
+        self.next = self.next.max(self.floor + 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Everything the engine knows, and what can be done to it at one instant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ use crate::model::{
 pub(super) struct State {
     topics: BTreeMap<Name, Log>,
     subscriptions: BTreeMap<Name, Queue>,
+    /// Those that are deleted when nobody uses them.
+    expiring: BTreeSet<Name>,
     pub(super) ids: AckIds,
     /// The last number given to a topic, subscription or consumer.
     last_number: u64,
@@ -171,6 +173,9 @@ impl State {
         let subscription = Subscription { name: name.clone(), settings, revision: 1, create_time };
         if intent == Intent::Apply {
             let number = self.next_number();
+            if !subscription.settings.idle_expiry.is_zero() {
+                self.expiring.insert(name.clone());
+            }
             self.subscriptions.insert(name, Queue::new(number, subscription.clone(), next));
         }
         Ok(subscription)
@@ -214,6 +219,8 @@ impl State {
         settings.ack_deadline = change.ack_deadline.unwrap_or(settings.ack_deadline);
         settings.max_in_flight = change.max_in_flight.unwrap_or(settings.max_in_flight);
         settings.retry = change.retry.unwrap_or_else(|| settings.retry.clone());
+        settings.filter = change.filter.unwrap_or_else(|| settings.filter.clone());
+        settings.idle_expiry = change.idle_expiry.unwrap_or(settings.idle_expiry);
         settings.paused = change.paused.unwrap_or(settings.paused);
         if let Some(labels) = change.labels {
             settings.labels = labels;
@@ -222,7 +229,10 @@ impl State {
         changed.revision += u64::from(changed.settings != current.settings);
         self.check_dead_letter_topic(&changed.settings)?;
         if intent == Intent::Apply {
-            self.queue_mut(name)?.subscription = changed.clone();
+            let queue = self.queue_mut(name)?;
+            queue.subscription = changed.clone();
+            queue.idle.touch(Instant::now().into_std());
+            self.expiring.insert(name.clone());
         }
         Ok(changed)
     }
@@ -234,7 +244,9 @@ impl State {
     }
 
     pub(super) fn seek(&mut self, name: &Name, start: Start) -> Result<Offset> {
-        let log = self.log(&self.queue(name)?.subscription.settings.topic)?;
+        let queue = self.queue(name)?;
+        queue.idle.touch(Instant::now().into_std());
+        let log = self.log(&queue.subscription.settings.topic)?;
         let (next, last) = (log.resolve(start), log.last());
         if next > last + 1 {
             return Err(Error::BeyondEnd { topic: log.name.clone(), offset: next, last });
@@ -256,6 +268,7 @@ impl State {
     ) -> Result<Settled> {
         let number = self.queue(name)?.number;
         let (queue, log, keys) = self.queue_numbered(name, number)?;
+        queue.idle.touch(Instant::now().into_std());
         let settled = queue.settle(ids, settlement, log, keys, Instant::now());
         self.bury(name)?;
         Ok(settled)
@@ -268,6 +281,19 @@ impl State {
         let log = &self.topics[&queue.subscription.settings.topic];
         let ack = Settlement::Ack { cumulative: false };
         Ok(queue.settle(ids, &ack, log, &self.ids, Instant::now()).committed_offset)
+    }
+
+    /// Deletes the subscriptions that have gone unused for too long.
+    pub(super) fn forget_unused(&mut self, now: std::time::Instant) {
+        let Self { expiring, subscriptions, .. } = self;
+        expiring.retain(|name| {
+            let Some(queue) = subscriptions.get(name) else { return false };
+            let expires = queue.idle.expires(queue.subscription.settings.idle_expiry, now);
+            if expires.is_some_and(|expires| expires <= now) {
+                subscriptions.remove(name);
+            }
+            expires.is_some_and(|expires| expires > now)
+        });
     }
 
     /// A consumer is gone.

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use super::settle::Ranges;
 use super::{Dispatcher, READ_RETRY};
 use crate::embedded::log::reader::ReadBatch;
@@ -29,7 +27,7 @@ impl Dispatcher {
     /// Whether to read ahead.
     pub(super) fn wants_more(&self) -> bool {
         let bytes = || self.ready.iter().map(|message| message.envelope.len()).sum::<usize>();
-        self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
+        self.sieve.unsifted.is_empty() && self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
     }
 
     pub(super) fn take_new(&mut self) -> Option<StoredMessage> {
@@ -43,7 +41,10 @@ impl Dispatcher {
             while self.ready.front().is_some_and(|message| !self.leases.is_new(message.offset)) {
                 self.ready.pop_front();
             }
-            if !self.ready.is_empty() || !self.may_fetch() {
+            if self.ready.is_empty() && self.sift() {
+                continue;
+            }
+            if !self.ready.is_empty() || !self.sieve.unsifted.is_empty() || !self.may_fetch() {
                 return;
             }
             let from = self.leases.first_new();
@@ -64,6 +65,12 @@ impl Dispatcher {
     /// Whether the log may be read: not while it is being read, nor just after that failed.
     fn may_fetch(&self) -> bool {
         self.fetch.is_none() && self.read_again.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// The first message that was not fetched, given that what comes before it was.
+    pub(super) fn next_to_fetch(&self) -> Offset {
+        let last = self.sieve.unsifted.back().or(self.ready.back());
+        last.map_or_else(|| self.leases.first_new(), |last| self.leases.first_new_from(last.offset + 1))
     }
 
     pub(super) fn take_again(&mut self, offset: Offset) -> Option<StoredMessage> {
@@ -106,12 +113,11 @@ impl Dispatcher {
         self.used = Instant::now();
         match read {
             Ok(batch) if is_new => {
-                let expected =
-                    self.ready.back().map_or_else(|| self.leases.first_new(), |last| last.offset + 1);
+                let expected = self.next_to_fetch();
                 // Never leave out what lies between.
                 if from <= expected {
                     self.skip_gone(from, &batch);
-                    self.ready.extend(batch.messages);
+                    self.arrive(batch.messages);
                 }
             }
             // Whatever else came along is kept only if it is waiting too.
@@ -155,12 +161,7 @@ impl Dispatcher {
     }
 
     fn skip(&mut self, ranges: Ranges) {
-        for &(first, last) in &ranges.0 {
-            self.leases.settle(first, last);
-        }
-        if !ranges.0.is_empty() {
-            self.commit(ranges.0, oneshot::channel().0);
-        }
+        self.settle_unwanted(&ranges.0);
     }
 
     /// Damaged messages cannot be delivered and must not hold up the others. They are passed over for as

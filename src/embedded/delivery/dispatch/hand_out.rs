@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Dispatcher, KEEP_FETCHED, Taker};
 use crate::embedded::attempts::Attempts;
@@ -13,6 +13,8 @@ use crate::engine::{ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
 use crate::model::{Delivery, Header, Offset, StoredMessage};
 
+/// How much longer a pull may take while it looks for messages that the filter wants.
+const SIFT_GRACE: Duration = Duration::from_secs(1);
 /// How much is handed to a consumer at once.
 const BATCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
 
@@ -31,12 +33,13 @@ impl Dispatcher {
             }
         }
         if sharers > 0 && self.behind && self.wants_more() {
-            self.fetch_new(self.ready.back().map_or(self.leases.first_new(), |last| last.offset + 1));
+            self.fetch_new(self.next_to_fetch());
         }
         self.end_pulls(now);
-        let has_fetched = !self.ready.is_empty() || !self.again.is_empty();
+        let has_fetched = self.has_fetched();
         if has_fetched && now >= self.used + KEEP_FETCHED {
             self.ready = VecDeque::new();
+            self.sieve.unsifted = VecDeque::new();
             self.again = BTreeMap::new();
             // What is being read follows what is not here any more.
             self.fetch = None;
@@ -99,6 +102,9 @@ impl Dispatcher {
                         skip_again = true;
                         continue;
                     };
+                    let wanted = self.sift_again(message);
+                    skip_again = self.sieve.cut_short;
+                    let Some(message) = wanted else { continue };
                     message
                 }
                 Next::New => {
@@ -142,7 +148,8 @@ impl Dispatcher {
     }
 
     /// Has the log remember what is handed out, so that attempts are counted across restarts.
-    fn write_down(&self, batch: &[(StoredMessage, u64, u32)]) {
+    fn write_down(&mut self, batch: &[(StoredMessage, u64, u32)]) {
+        self.write_unwanted();
         let handed = self.leases.handed().min(self.passed_over.unwrap_or(Offset::MAX) - 1);
         let mut attempts = Attempts::new(handed);
         // What one offset does not tell: handed out more than once, or beyond what was not.
@@ -160,6 +167,11 @@ impl Dispatcher {
     fn has_something(&mut self, now: Instant) -> bool {
         self.make_ready();
         !self.ready.is_empty() || self.leases.has_due(now)
+    }
+
+    /// Whether there are messages in memory that nobody has taken yet.
+    pub(super) fn has_fetched(&self) -> bool {
+        !self.ready.is_empty() || !self.again.is_empty() || !self.sieve.unsifted.is_empty()
     }
 
     /// How many wait and may have messages.
@@ -192,14 +204,17 @@ impl Dispatcher {
         }
     }
 
-    /// Answers pulls whose time is over, unless their messages are being fetched.
+    /// Answers pulls whose time is over, unless their messages are being fetched; with a filter, that may
+    /// go on for a while without any that are wanted.
     fn end_pulls(&mut self, now: Instant) {
-        if self.fetch.is_some() {
+        if self.fetch.is_some() && self.sieve.is_open() {
             return;
         }
+        let is_looking = self.fetch.is_some() || self.has_more_to_sift();
+        let grace = if is_looking { SIFT_GRACE } else { Duration::ZERO };
         for taker in std::mem::take(&mut self.takers) {
             match taker {
-                Taker::Pull(pull) if pull.until <= now => drop(pull.reply.send(Ok(Vec::new()))),
+                Taker::Pull(pull) if pull.until + grace <= now => drop(pull.reply.send(Ok(Vec::new()))),
                 taker => self.takers.push_back(taker),
             }
         }

@@ -1,15 +1,15 @@
 //! The task that owns one subscription: it feeds the leases with what happens, fetches messages from
 //! the log, and hands them to consumers that wait.
 //!
-//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`give_up`] and
-//! [`reserve`] each add
-//! a part of the dispatcher.
+//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`sift`], [`give_up`] and
+//! [`reserve`] each add a part of the dispatcher.
 
 mod fetch;
 mod give_up;
 mod hand_out;
 mod reserve;
 mod settle;
+mod sift;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
@@ -25,6 +25,7 @@ pub(crate) use self::reserve::Reservation;
 use self::settle::Ranges;
 use super::ack_id::Signer;
 use super::leases::{ConsumerId, Leases, Rules};
+use super::sieve::Sieve;
 use crate::embedded::attempts::Unwritten;
 use crate::embedded::log::format::Seek;
 use crate::embedded::log::transaction::Settle;
@@ -33,7 +34,7 @@ use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::model::limits::MAX_CONSUMERS_PER_SUBSCRIPTION;
-use crate::model::{Delivery, Name, Offset, StoredMessage, Timestamp};
+use crate::model::{Delivery, Filter, Name, Offset, StoredMessage, Timestamp};
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
@@ -81,6 +82,8 @@ pub(crate) enum Event {
     Pull(Pull),
     /// The owner changed the rules, and where dead letters go.
     Rules(Rules, DeadLetters),
+    /// The owner changed which messages it wants.
+    Filter(Filter),
     /// The owner paused or resumed it.
     Pause(bool),
     /// The owner moves it: this is the first message not settled then.
@@ -137,6 +140,8 @@ pub(crate) struct Subject {
     pub(crate) epoch: u32,
     /// Whether it hands nothing out.
     pub(crate) paused: bool,
+    /// Which messages it wants.
+    pub(crate) filter: Filter,
     /// What it reads.
     pub(crate) topic: Arc<TopicHandle>,
     /// Where messages go that are given up.
@@ -155,6 +160,7 @@ pub(crate) struct Subject {
 pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
     let (events, queue) = mpsc::channel(MAX_CONSUMERS_PER_SUBSCRIPTION + QUEUED_CALLS);
     let dispatcher = Dispatcher {
+        sieve: Sieve::new(subject.filter.clone(), Instant::now()),
         subject,
         leases,
         slots: BTreeMap::new(),
@@ -183,6 +189,7 @@ enum Taker {
 struct Dispatcher {
     subject: Subject,
     leases: Leases,
+    sieve: Sieve,
     slots: BTreeMap<ConsumerId, Slot>,
     /// Who waits, in turn. A consumer is here at most once.
     takers: VecDeque<Taker>,
@@ -213,9 +220,13 @@ impl Dispatcher {
         let mut end = self.subject.end.clone();
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         let mut wake_at = None::<Instant>;
+        self.check_filter();
         loop {
+            // Not at once, so that other subscriptions have their turn.
+            let rest = self.has_more_to_sift();
             let timer = async {
                 match wake_at {
+                    _ if rest => tokio::task::yield_now().await,
                     Some(at) => tokio::time::sleep_until(at.into()).await,
                     None => pending().await,
                 }
@@ -256,7 +267,9 @@ impl Dispatcher {
             }
             visible.mark_unchanged();
             self.leases.expire(now, Timestamp::now());
+            self.sieve.begin(now);
             self.hand_out(now);
+            self.settle_unwanted(&[]);
             self.bury(now);
             self.commit_expired();
             wake_at = self.wake_at(now);
@@ -279,6 +292,7 @@ impl Dispatcher {
                 self.leases.set_rules(rules);
                 self.subject.dead_letters = dead_letters;
             }
+            Event::Filter(filter) => self.set_filter(filter),
             Event::Pause(paused) => self.pause(paused),
             Event::Seek { next, reply } => self.seek(next, reply),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
@@ -288,6 +302,10 @@ impl Dispatcher {
     fn join(&mut self, credit: Credit, slot: Slot, seat: &Seat, reply: oneshot::Sender<Result<()>>) {
         if self.subject.paused {
             let _ = reply.send(Err(Error::Paused(self.subject.name.clone())));
+            return;
+        }
+        if let Some(error) = self.unreadable_filter() {
+            let _ = reply.send(Err(error));
             return;
         }
         let consumer = self.leases.join(credit);
@@ -309,6 +327,8 @@ impl Dispatcher {
     fn pull(&mut self, pull: Pull) {
         if self.subject.paused {
             let _ = pull.reply.send(Err(Error::Paused(self.subject.name.clone())));
+        } else if let Some(error) = self.unreadable_filter() {
+            let _ = pull.reply.send(Err(error));
         } else if self.leases.is_held() {
             let _ = pull.reply.send(Err(Error::Held(self.subject.name.clone())));
         } else if self.takers.len() >= MAX_PULLS + MAX_CONSUMERS_PER_SUBSCRIPTION {
@@ -354,6 +374,7 @@ impl Dispatcher {
         self.subject.unwritten = Arc::default();
         self.ready.clear();
         self.again.clear();
+        self.sieve.clear();
         (self.fetch, self.behind) = (None, false);
         self.passed_over = None;
         // What is on its way to the dead letters is settled before the seek, or not at all.
@@ -376,9 +397,9 @@ impl Dispatcher {
     /// When to wake although nothing else happens. What is due by now and was not handed out waits for
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let unused = (!self.ready.is_empty() || !self.again.is_empty()).then_some(self.used + KEEP_FETCHED);
+        let unused = self.has_fetched().then_some(self.used + KEEP_FETCHED);
         let ends = self.leases.last_attempt_ends().into_iter().chain(self.leases.next_expiry(now));
-        let always = unused.into_iter().chain(self.bury_again).chain(ends);
+        let always = unused.into_iter().chain(self.bury_again).chain(ends).chain(self.sieve.write_at());
         if self.takers.is_empty() {
             return always.filter(|&at| at > now).min();
         }
@@ -391,8 +412,10 @@ impl Dispatcher {
     }
 
     /// Has the log remember what is settled.
-    fn commit(&self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
+    fn commit(&mut self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
         let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
+        // What came before and is not written down yet: the floor that is answered counts it.
+        let ranges = self.sieve.take().into_iter().chain(ranges).collect();
         let settle = Settle { subscription, ranges, committed, only_in: None };
         self.subject.log.submit(Operation::Settle { settle, reply });
     }

@@ -119,6 +119,11 @@ impl Leases {
         }
     }
 
+    /// Which attempt the next handing-out of a message would be; 1 for the first.
+    pub(crate) fn next_attempt(&self, offset: Offset) -> u32 {
+        self.waiting.get(&offset).map_or_else(|| self.before.of(offset), |it| it.attempt) + 1
+    }
+
     /// Looks at a message that [`next`](Self::next) named. Says whether to hand it out; if not, it has
     /// expired, is given up, waits for its time or for its key, and something else is next.
     pub(crate) fn meet(&mut self, who: Who, offset: Offset, about: &About, now: Instant) -> bool {
@@ -206,7 +211,12 @@ impl Leases {
 
     /// The first message that was never looked at and is to be.
     pub(crate) fn first_new(&self) -> Offset {
-        let mut offset = self.progress.next_unsettled(self.cursor);
+        self.first_new_from(self.cursor)
+    }
+
+    /// The first message from this one on that was never looked at and is to be.
+    pub(crate) fn first_new_from(&self, offset: Offset) -> Offset {
+        let mut offset = self.progress.next_unsettled(offset);
         while !self.is_new(offset) {
             offset = self.progress.next_unsettled(offset + 1);
         }

@@ -387,7 +387,7 @@ impl Leases {
         }
         self.progress.settle(first, last);
         self.before.forget(first, last);
-        self.cursor = self.cursor.max(self.progress.floor() + 1);
+        self.cursor = self.progress.next_unsettled(self.cursor);
     }
 
     /// Moves the subscription: whoever held something holds nothing any more.
