@@ -193,6 +193,14 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             };
             (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
         }
+        E::NoSuchMessage { topic, offset, last } => {
+            let detail = Detail::Resource { kind: "message", name: format!("{topic}/{offset}") };
+            (detail, vec![("topic", topic.to_string()), ("last_offset", last.to_string())])
+        }
+        E::AlreadySettled { subscription, .. } => precondition("subscription", subscription),
+        E::WatcherTooSlow { missed } => {
+            (Detail::Quota { subject: "watcher".into() }, vec![("missed", missed.to_string())])
+        }
         E::TooMany { what, limit } => {
             (Detail::Quota { subject: (*what).into() }, vec![("limit", limit.to_string())])
         }

@@ -24,8 +24,9 @@ use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
 use super::{Catalog, EmbeddedEngine, Shared, checkpoint};
-use crate::model::Name;
+use crate::engine::Announcer;
 use crate::model::limits::MAX_CONSUMERS;
+use crate::model::{Advisory, Name};
 
 const LOCK: &str = "columba.lock";
 
@@ -157,7 +158,8 @@ impl Opened {
         let log = Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader));
         let signer = Signer(identity.ack_key);
         let last_id = recovered.state.last_id;
-        let catalog = catalog(&recovered.state, &topics, &log, signer);
+        let advisories = Announcer::default();
+        let catalog = catalog(&recovered.state, &topics, &log, &(signer, advisories.clone()));
         let parts = Parts {
             fs,
             log: identity.log,
@@ -170,6 +172,7 @@ impl Opened {
             state: recovered.state,
             end: recovered.end,
             touched: topics,
+            advisories: advisories.clone(),
         };
         let end = WriterEnd { failure: parts.failure.clone(), stop, _lock: lock };
         let writer = Writer::new(parts);
@@ -185,6 +188,8 @@ impl Opened {
             changes: tokio::sync::Mutex::new(last_id),
             consumers: Arc::new(Semaphore::new(MAX_CONSUMERS)),
             last_consumer: AtomicU64::new(0),
+            advisories,
+            topic_changes: Announcer::default(),
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
         })))
@@ -231,7 +236,12 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
     handles
 }
 
-fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, signer: Signer) -> Catalog {
+fn catalog(
+    state: &State,
+    topics: &BTreeMap<u64, Arc<TopicHandle>>,
+    log: &Log,
+    common: &(Signer, Announcer<Advisory>),
+) -> Catalog {
     let by_name = topics.values().map(|topic| (topic.name.clone(), Arc::clone(topic)));
     let mut catalog = Catalog { topics: by_name.collect(), ..Catalog::default() };
     for subscription in state.subscriptions.values() {
@@ -250,7 +260,7 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
             subscription.clone(),
             dead_letters,
             log.clone(),
-            signer,
+            common.clone(),
         );
         catalog.subscriptions.insert(name, Arc::new(handle));
     }
@@ -259,7 +269,7 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
 
 /// A name that was checked when it was stored, under a checksum.
 fn stored_name(name: &str) -> Name {
-    Name::parse(name).expect("stored names are valid")
+    Name::stored(name).expect("stored names are valid")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use super::Shared;
 use super::delivery::ack_id::Signer;
 use super::delivery::consumer::{DurableConsumer, reason};
-use super::delivery::dispatch::{self, DeadLetters, Event, Pull, SettleReply, Subject};
+use super::delivery::dispatch::{self, DeadLetters, Event, Pull, SettleReply, Subject, Who};
 use super::delivery::leases::{Leases, Rules};
 use super::log::Log;
 use super::progress::Committed;
@@ -18,11 +18,11 @@ use super::state::{Record, SubscriptionState};
 use super::topic::TopicHandle;
 use super::topics::check_revision;
 use crate::engine::{
-    Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
+    Announcer, Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
 };
 use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_SUBSCRIPTIONS};
 use crate::model::{
-    Delivery, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
+    Advisory, Delivery, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
 };
 
 /// What an ack id weighs in the write queue, in bytes: a range of its own.
@@ -52,7 +52,7 @@ impl SubscriptionHandle {
         state: SubscriptionState,
         dead_letters: DeadLetters,
         log: Log,
-        signer: Signer,
+        (signer, advisories): (Signer, Announcer<Advisory>),
     ) -> Self {
         let SubscriptionState { record, progress, epoch, attempts } = state;
         let committed = Arc::new(Committed::new(&progress));
@@ -68,6 +68,7 @@ impl SubscriptionHandle {
             signer,
             committed: Arc::clone(&committed),
             unwritten: Arc::default(),
+            advisories,
             end: end.subscribe(),
         };
         // Numbers from a random place on never meet those of an earlier life of the process.
@@ -82,8 +83,21 @@ impl SubscriptionHandle {
         self.end.send_replace(Some(reason));
     }
 
-    /// Whether it reads a topic, or leaves its dead letters there.
+    /// Whether it is one of the server's own.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.name.is_internal()
+    }
+
+    /// Whether anybody is connected.
+    pub(crate) fn has_consumers(&self) -> bool {
+        self.consumers.available_permits() < MAX_CONSUMERS_PER_SUBSCRIPTION
+    }
+
+    /// Whether it reads a topic, or leaves its dead letters there. Those of the server do not count.
     pub(crate) fn uses(&self, topic: &TopicHandle) -> bool {
+        if self.is_internal() {
+            return false;
+        }
         self.topic.id == topic.id || self.record().dead_letter_topic == topic.name.as_str()
     }
 
@@ -101,8 +115,13 @@ impl SubscriptionHandle {
         self.record.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the dispatcher something, unless the subscription has ended.
+    pub(super) async fn tell(&self, event: Event) {
+        let _ = self.events.send(event).await;
+    }
+
     /// Sends the dispatcher an event and waits for its reply.
-    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T> {
+    pub(super) async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let end = self.end.subscribe();
         self.events.send(event(reply)).await.map_err(|_| reason(&end))?;
@@ -154,7 +173,7 @@ impl Shared {
             state,
             dead_letters,
             self.log.clone(),
-            self.signer,
+            (self.signer, self.advisories.clone()),
         );
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
@@ -264,7 +283,7 @@ impl Shared {
     pub(super) async fn subscribe(
         &self,
         name: &Name,
-        credit: Credit,
+        (own_name, credit): (&str, Credit),
         permit: OwnedSemaphorePermit,
     ) -> Result<Box<dyn Consumer>> {
         let handle = self.find_subscription(name)?;
@@ -273,7 +292,9 @@ impl Shared {
         let own_permit = Arc::clone(&handle.consumers).try_acquire_owned().map_err(too_many)?;
         let (events, end) = (handle.events.clone(), handle.end.subscribe());
         let permits = [permit, own_permit];
-        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, permits).await?;
+        let (id, since) = (self.consumer_name().into(), Timestamp::now());
+        let who = Who { id, name: own_name.to_owned(), since };
+        let consumer = DurableConsumer::join(who, events, credit, end, permits).await?;
         Ok(Box::new(consumer))
     }
 

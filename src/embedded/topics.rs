@@ -10,7 +10,9 @@ use super::log::{Operation, PublishOperation};
 use super::records::TopicRecord;
 use super::state::{Record, TopicState};
 use super::topic::TopicHandle;
-use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Result, Terms, TopicChange};
+use crate::engine::{
+    Consumer, Credit, Error, Intent, PendingReceipt, Result, Terms, TopicChange, TopicChanged,
+};
 use crate::model::limits::MAX_TOPICS;
 use crate::model::{Envelope, Name, Start, Timestamp, Topic, TopicSettings};
 
@@ -41,6 +43,7 @@ impl Shared {
         let state = TopicState { record, next: 1, ..TopicState::default() };
         let topic = Arc::new(TopicHandle::new(name.clone(), &state));
         self.catalog_mut().topics.insert(name, Arc::clone(&topic));
+        self.topic_changes.tell(|| TopicChanged::Created(topic.describe()));
         Ok(topic.describe())
     }
 
@@ -71,6 +74,7 @@ impl Shared {
         }
         self.record(Record::PutTopic(record.clone())).await?;
         topic.set_record(record);
+        self.topic_changes.tell(|| TopicChanged::Updated(topic.describe()));
         Ok(topic.describe())
     }
 
@@ -87,8 +91,17 @@ impl Shared {
             return Err(Error::TopicInUse { topic: name, subscription });
         }
         self.record(Record::DeleteTopic(topic.id)).await?;
-        self.catalog_mut().topics.remove(&name);
+        let own = {
+            let mut catalog = self.catalog_mut();
+            catalog.topics.remove(&name);
+            // Only the server's own are left, and the log has forgotten them with the topic.
+            catalog.subscriptions.extract_if(.., |_, reader| reader.topic.id == topic.id).collect::<Vec<_>>()
+        };
+        for (name, subscription) in own {
+            subscription.end(Error::SubscriptionDeleted(name));
+        }
         topic.delete();
+        self.topic_changes.tell(|| TopicChanged::Deleted(name));
         Ok(())
     }
 

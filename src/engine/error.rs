@@ -59,6 +59,30 @@ pub enum Error {
     /// A pull on an exclusive subscription that a stream holds.
     #[error("subscription {0} is exclusive and held by a stream; close the stream, or read through it")]
     Held(Name),
+    /// There is no message at this offset.
+    #[error("topic {topic} has no message {offset}; its last one is {last}")]
+    NoSuchMessage {
+        /// The topic.
+        topic: Name,
+        /// What was asked for.
+        offset: Offset,
+        /// The newest message's offset.
+        last: Offset,
+    },
+    /// The message is settled already, or is being moved by somebody else.
+    #[error("message {offset} of subscription {subscription} is settled already, or just being moved")]
+    AlreadySettled {
+        /// The subscription.
+        subscription: Name,
+        /// The message.
+        offset: Offset,
+    },
+    /// A watcher did not keep up.
+    #[error("{missed} changes came faster than they were read; watch again, and read on without pause")]
+    WatcherTooSlow {
+        /// How many were missed.
+        missed: u64,
+    },
     /// Somebody else changed it first.
     #[error("{name} has changed: its etag is {actual:x}, not {expected:x}; read it again and retry")]
     Changed {
@@ -157,7 +181,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::TopicNotFound(_) | Self::SubscriptionNotFound(_) => Kind::NotFound,
+            Self::TopicNotFound(_) | Self::SubscriptionNotFound(_) | Self::NoSuchMessage { .. } => {
+                Kind::NotFound
+            }
             Self::TopicExists(_) | Self::SubscriptionExists(_) => Kind::AlreadyExists,
             Self::TopicInUse { .. }
             | Self::TopicDeleted(_)
@@ -165,11 +191,14 @@ impl Error {
             | Self::Held(_)
             | Self::Paused(_)
             | Self::Unsupported { .. } => Kind::FailedPrecondition,
-            Self::Changed { .. } | Self::Moved { .. } => Kind::Conflict,
+            Self::Changed { .. } | Self::Moved { .. } | Self::AlreadySettled { .. } => Kind::Conflict,
             Self::MessageTooLarge { .. } | Self::BeyondEnd { .. } | Self::DeadLetterLoop(_) => {
                 Kind::InvalidArgument
             }
-            Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
+            Self::TooMany { .. }
+            | Self::Overloaded { .. }
+            | Self::DiskFull { .. }
+            | Self::WatcherTooSlow { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
             Self::Unreadable { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
         }
@@ -190,6 +219,9 @@ impl Error {
             Self::Paused(_) => "SUBSCRIPTION_PAUSED",
             Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
+            Self::NoSuchMessage { .. } => "MESSAGE_NOT_FOUND",
+            Self::AlreadySettled { .. } => "ALREADY_SETTLED",
+            Self::WatcherTooSlow { .. } => "WATCHER_TOO_SLOW",
             Self::Changed { .. } => "ETAG_MISMATCH",
             Self::Moved { .. } => "LAST_OFFSET_MISMATCH",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",

@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use columba::engine::{
     Capabilities, Consumer, Credit, Engine, Error, Intent, Page, PendingReceipt, ReadLimit, Result, Settled,
-    Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Settlement, SubscriptionChange, Target, Terms, TopicChange, TopicChanged, Watch,
 };
 use columba::model::{
-    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
-    SubscriptionStats, Topic, TopicSettings,
+    Advisory, ConsumerInfo, Delivery, Envelope, Explanation, Name, Offset, Receipt, Start, StoredMessage,
+    Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 use columba::proto::v1::subscribe_request::Target as WireTarget;
 use columba::proto::v1::{SubscribeRequest, subscribe_response::Event};
@@ -37,7 +37,7 @@ fn failure<T>() -> Result<T> {
 #[async_trait]
 impl Engine for Failing {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "failing", persistent: false, exclusive: false }
+        Capabilities { engine: "failing", persistent: false, exclusive: false, history: false }
     }
     async fn create_topic(&self, _: Name, _: TopicSettings, _: Intent) -> Result<Topic> {
         failure()
@@ -87,7 +87,28 @@ impl Engine for Failing {
     async fn stats(&self, _: &Name) -> Result<SubscriptionStats> {
         failure()
     }
-    async fn subscribe(&self, _: Target, _: Credit) -> Result<Box<dyn Consumer>> {
+    async fn browse(&self, _: &Name, _: Offset, _: ReadLimit) -> Result<Vec<StoredMessage>> {
+        failure()
+    }
+    async fn move_message(&self, _: &Name, _: Offset, _: &Name, _: Envelope) -> Result<Receipt> {
+        failure()
+    }
+    async fn discard(&self, _: &Name, _: Vec<Offset>) -> Result<u64> {
+        failure()
+    }
+    async fn consumers(&self, _: Option<&Name>) -> Result<Vec<ConsumerInfo>> {
+        failure()
+    }
+    async fn explain(&self, _: &Name, _: Offset) -> Result<Explanation> {
+        failure()
+    }
+    fn advisories(&self) -> Result<Watch<Advisory>> {
+        failure()
+    }
+    fn topic_changes(&self) -> Result<Watch<TopicChanged>> {
+        failure()
+    }
+    async fn subscribe_as(&self, _: Target, _: Credit, _: &str) -> Result<Box<dyn Consumer>> {
         Ok(Box::new(Silent))
     }
     async fn pull(&self, _: &Name, _: ReadLimit, _: Duration) -> Result<Vec<Delivery>> {

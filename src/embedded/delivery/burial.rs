@@ -24,9 +24,9 @@ pub(crate) struct Burial {
 }
 
 impl Burial {
-    /// Publishes the dead letter and settles the message, in one transaction; durable when this returns.
-    /// After an error, neither has happened.
-    pub(crate) async fn run(self, offset: Offset, given_up: GivenUp) -> Result<()> {
+    /// Publishes the dead letter and settles the message, in one transaction; durable when this returns, with
+    /// the letter's offset. After an error, neither has happened.
+    pub(crate) async fn run(self, offset: Offset, given_up: GivenUp) -> Result<Offset> {
         let limit = ReadLimit { messages: 1, bytes: 1 };
         let messages = self.log.reader.read(&self.topic, offset, limit).await?;
         let damaged = || Error::Damaged { topic: self.topic.name.clone(), first: offset, last: offset };
@@ -54,6 +54,6 @@ impl Burial {
             reply: Some(reply),
             _place: place,
         }));
-        self.log.answer(receipt).await.map(|_receipt| ())
+        self.log.answer(receipt).await.map(|receipt| receipt.first)
     }
 }

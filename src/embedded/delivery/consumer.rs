@@ -5,14 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::dispatch::{Event, SLOT_PLACES, Seat};
+use super::dispatch::{Event, SLOT_PLACES, Seat, Who};
 use super::leases::ConsumerId;
 use crate::engine::{Consumer, Credit, Error, Result};
 use crate::model::Delivery;
 
 /// A consumer of a durable subscription. Dropping it gives back what it holds.
 pub(crate) struct DurableConsumer {
-    name: String,
+    who: Arc<Who>,
     seat: Seat,
     events: mpsc::Sender<Event>,
     slot: mpsc::Receiver<Result<Vec<Delivery>>>,
@@ -28,7 +28,7 @@ pub(crate) struct DurableConsumer {
 impl DurableConsumer {
     /// Connects to a subscription.
     pub(crate) async fn join(
-        name: String,
+        who: Who,
         events: mpsc::Sender<Event>,
         credit: Credit,
         end: watch::Receiver<Option<Error>>,
@@ -40,8 +40,10 @@ impl DurableConsumer {
         // Made before the dispatcher hears of it: if this future is dropped at any point, the goodbye
         // follows the greeting.
         let seat = Seat::default();
-        let join = Event::Join { credit, slot: slot_sender, seat: Arc::clone(&seat), reply };
-        let consumer = Self { name, seat, events, slot, waiting: false, end, goodbye, _permits: permits };
+        let who = Arc::new(who);
+        let join =
+            Event::Join { who: Arc::clone(&who), credit, slot: slot_sender, seat: Arc::clone(&seat), reply };
+        let consumer = Self { who, seat, events, slot, waiting: false, end, goodbye, _permits: permits };
         consumer.events.send(join).await.map_err(|_| reason(&consumer.end))?;
         joined.await.map_err(|_| reason(&consumer.end))??;
         Ok(consumer)
@@ -60,7 +62,7 @@ pub(crate) fn reason(end: &watch::Receiver<Option<Error>>) -> Error {
 #[async_trait]
 impl Consumer for DurableConsumer {
     fn id(&self) -> &str {
-        &self.name
+        &self.who.id
     }
 
     async fn next(&mut self) -> Result<Vec<Delivery>> {

@@ -2,15 +2,19 @@
 //!
 //! A plain struct: no I/O, no clock, no lock. Every call that depends on time takes `now`.
 
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::view::{Held, Place};
+use super::history::History;
 use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
 use crate::engine::{Credit, Failure, Retry};
 use crate::model::limits::MAX_BATCH_MESSAGES;
-use crate::model::{Backoff, Mode, Offset};
+use crate::model::{Backoff, Happening, Mode, Offset};
 
 /// A consumer's number, rising in the order of joining.
 pub(crate) type ConsumerId = u64;
@@ -56,6 +60,8 @@ pub(crate) struct Leases {
     last_consumer: ConsumerId,
     last_delivery: u64,
     redelivered: u64,
+    /// What happened to the messages lately. What happens here is noted here, the rest by the dispatcher.
+    pub(crate) history: History,
 }
 
 #[derive(Debug)]
@@ -132,6 +138,7 @@ impl Leases {
             last_consumer: 0,
             last_delivery: first_delivery,
             redelivered: 0,
+            history: History::default(),
         }
     }
 
@@ -230,6 +237,7 @@ impl Leases {
         }
         let expired = self.leased.iter().filter(|(_, lease)| lease.deadline <= now);
         for offset in expired.map(|(&offset, _)| offset).collect::<Vec<_>>() {
+            self.history.push(offset, offset, Happening::DeadlinePassed, now);
             self.take_back(offset, Retry::ByPolicy, || "its deadline passed".into(), now);
         }
         let earliest = self.leased.values().map(|lease| lease.deadline).min();
@@ -424,6 +432,7 @@ impl Leases {
         reason: &Arc<str>,
         now: Instant,
     ) {
+        self.history.push(offset, offset, Happening::Nacked { reason: Arc::clone(reason) }, now);
         let reason = || if reason.is_empty() { "its consumer failed".into() } else { Arc::clone(reason) };
         if self.leased.contains_key(&offset) {
             self.take_back(offset, retry, reason, now);
@@ -442,6 +451,7 @@ impl Leases {
 
     /// A message was handed out to somebody who is gone: it is due at once.
     fn give_back(&mut self, offset: Offset, now: Instant) {
+        self.history.push(offset, offset, Happening::ConsumerLeft, now);
         self.take_back(offset, Retry::After(Duration::ZERO), || "its consumer left".into(), now);
     }
 

@@ -2,11 +2,13 @@
 //!
 //! [`leases`] is the state machine, without I/O, clock or lock. [`dispatch`] is the task that owns
 //! one for each subscription and feeds it. [`consumer`] and [`ephemeral`] are what streams hold;
-//! [`burial`] takes a message that was given up to the dead letters.
+//! [`burial`] takes a message that was given up to the dead letters. [`history`] is what is remembered.
 
 pub(crate) mod ack_id;
 pub(crate) mod burial;
 pub(crate) mod consumer;
 pub(crate) mod dispatch;
 pub(crate) mod ephemeral;
+pub(crate) mod history;
 pub(crate) mod leases;
+mod slow;

@@ -38,11 +38,11 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit) -> Result<Self> {
+    pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit, name: &str) -> Result<Self> {
         let seat = Seat::take(shared)?;
         let number = shared.change(|state| {
             let number = state.queue(&subscription)?.number;
-            state.queue_numbered(&subscription, number)?.0.join(seat.number, credit)?;
+            state.queue_numbered(&subscription, number)?.0.join(seat.number, credit, name.to_owned())?;
             Ok(number)
         })?;
         Ok(Self { seat, subscription, number })

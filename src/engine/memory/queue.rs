@@ -4,7 +4,6 @@
 //! is, so that nothing can be out of step with anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::log::Log;
 use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
 use crate::model::{
-    DeadLetter, Delivery, Mode, Offset, RetryPolicy, Subscription, SubscriptionStats, Timestamp,
+    ConsumerInfo, DeadLetter, Delivery, Mode, Offset, RetryPolicy, Subscription, SubscriptionStats, Timestamp,
 };
 
 /// A subscription and its state.
@@ -32,8 +31,10 @@ pub(super) struct Queue {
     settled: BTreeSet<Offset>,
     /// The first message never handed out.
     next: Offset,
+    /// Messages up to here were looked at, whether they are for others.
+    pub(super) seen: Offset,
     /// What was handed out and is not settled.
-    handed: BTreeMap<Offset, Handed>,
+    pub(super) handed: BTreeMap<Offset, Handed>,
     /// The open consumers, the oldest first.
     consumers: BTreeMap<u64, Member>,
     redelivered: u64,
@@ -41,14 +42,14 @@ pub(super) struct Queue {
 }
 
 /// A message that was handed out at least once.
-struct Handed {
-    attempt: u32,
+pub(super) struct Handed {
+    pub(super) attempt: u32,
     bytes: u64,
     /// Who got it last; a pull is nobody.
-    holder: Option<u64>,
+    pub(super) holder: Option<u64>,
     /// Whether it is lent out until `until`, or only waits until then to be handed out again.
     leased: bool,
-    until: Instant,
+    pub(super) until: Instant,
     /// Why its last delivery failed.
     reason: Arc<str>,
     /// It is not to be handed out again.
@@ -56,12 +57,14 @@ struct Handed {
 }
 
 impl Handed {
-    fn in_flight(&self, now: Instant) -> bool {
+    pub(super) fn in_flight(&self, now: Instant) -> bool {
         self.leased && self.until > now
     }
 }
 
 struct Member {
+    name: String,
+    since: Timestamp,
     credit: Credit,
     waiting: bool,
 }
@@ -78,7 +81,7 @@ pub(super) struct Room {
 /// What may be handed out, in this order.
 struct Available {
     due: Vec<Offset>,
-    new: Range<Offset>,
+    new: Vec<Offset>,
 }
 
 impl Queue {
@@ -90,6 +93,7 @@ impl Queue {
             floor: next - 1,
             settled: BTreeSet::new(),
             next,
+            seen: next - 1,
             handed: BTreeMap::new(),
             consumers: BTreeMap::new(),
             redelivered: 0,
@@ -113,7 +117,7 @@ impl Queue {
     /// Settles everything before `next`, and nothing from there on.
     pub(super) fn seek(&mut self, next: Offset) -> Offset {
         self.epoch += 1;
-        (self.floor, self.next) = (next - 1, next);
+        (self.floor, self.next, self.seen) = (next - 1, next, next - 1);
         self.settled.clear();
         self.handed.clear();
         self.floor
@@ -124,13 +128,14 @@ impl Queue {
         if settings.paused { Err(Error::Paused(name.clone())) } else { Ok(()) }
     }
 
-    pub(super) fn join(&mut self, consumer: u64, credit: Credit) -> Result<()> {
+    pub(super) fn join(&mut self, consumer: u64, credit: Credit, name: String) -> Result<()> {
         if self.consumers.len() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
             let limit = MAX_CONSUMERS_PER_SUBSCRIPTION;
             return Err(Error::TooMany { what: "consumers of this subscription", limit });
         }
         self.check_running()?;
-        self.consumers.insert(consumer, Member { credit, waiting: false });
+        let since = Timestamp::now();
+        self.consumers.insert(consumer, Member { name, since, credit, waiting: false });
         Ok(())
     }
 
@@ -240,12 +245,13 @@ impl Queue {
             if self.handed[&offset].until <= now {
                 due.push(offset);
             } else if self.exclusive() {
-                return Available { due, new: 0..0 };
+                return Available { due, new: Vec::new() };
             }
         }
         let limit = u64::from(self.subscription.settings.max_in_flight);
         let allowed = limit.saturating_sub(self.handed.len() as u64);
-        Available { due, new: self.next..self.next.saturating_add(allowed).min(log.last() + 1) }
+        let new = (self.next..=log.last()).filter(|&offset| !self.is_settled(offset));
+        Available { due, new: new.take(usize::try_from(allowed).unwrap_or(usize::MAX)).collect() }
     }
 
     /// What a consumer's credit leaves it, in one batch.
@@ -357,7 +363,29 @@ impl Queue {
         given_up
     }
 
-    fn done(&mut self, offset: Offset) {
+    pub(super) fn is_settled(&self, offset: Offset) -> bool {
+        offset <= self.floor || self.settled.contains(&offset)
+    }
+
+    /// The open consumers, the oldest first.
+    pub(super) fn infos(&self, now: Instant) -> Vec<ConsumerInfo> {
+        let info = |(&id, member): (&u64, &Member)| {
+            let held = || self.handed.values().filter(|it| it.holder == Some(id) && it.in_flight(now));
+            ConsumerInfo {
+                id: format!("consumer-{id}"),
+                name: member.name.clone(),
+                subscription: self.subscription.name.clone(),
+                since: member.since,
+                outstanding_messages: u32::try_from(held().count()).unwrap_or(u32::MAX),
+                outstanding_bytes: held().map(|it| it.bytes).sum(),
+                max_messages: member.credit.messages,
+                max_bytes: member.credit.bytes,
+            }
+        };
+        self.consumers.iter().map(info).collect()
+    }
+
+    pub(super) fn done(&mut self, offset: Offset) {
         self.handed.remove(&offset);
         if offset > self.floor {
             self.settled.insert(offset);
@@ -375,8 +403,7 @@ impl Queue {
 
 impl Available {
     fn len(&self) -> usize {
-        let new = self.new.end.saturating_sub(self.new.start);
-        self.due.len() + usize::try_from(new).unwrap_or(usize::MAX)
+        self.due.len() + self.new.len()
     }
 
     fn into_iter(self) -> impl Iterator<Item = Offset> {

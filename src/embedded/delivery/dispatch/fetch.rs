@@ -114,6 +114,7 @@ impl Dispatcher {
                 let expected = self.ready.back().map_or_else(|| self.next_new(), |last| last.offset + 1);
                 // Never leave out what lies between.
                 if from <= expected {
+                    let messages = self.skip_directed(messages);
                     self.ready.extend(messages);
                 }
             }
@@ -140,6 +141,7 @@ impl Dispatcher {
             subscription = %name, %topic, first, last,
             "passing over messages damaged on disk; seek the subscription past them to settle them"
         );
+        self.note_damage(first, last);
         self.leases.settle(first, last);
         self.passed_over = Some(self.passed_over.map_or(first, |before| before.min(first)));
     }

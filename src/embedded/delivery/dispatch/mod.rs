@@ -1,15 +1,18 @@
 //! The task that owns one subscription: it feeds the leases with what happens, fetches messages from
 //! the log, and hands them to consumers that wait.
 //!
-//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`] and [`give_up`] each add
-//! a part of the dispatcher.
+//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`directed`], [`give_up`],
+//! [`requests`] and [`notices`] each add a part of the dispatcher.
 
+mod directed;
 mod fetch;
 mod give_up;
 mod hand_out;
+mod notices;
+mod requests;
 mod settle;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,16 +22,18 @@ use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::fetch::Fetched;
+pub(crate) use self::requests::{Discarded, Request, Who};
 use super::ack_id::Signer;
 use super::leases::{ConsumerId, Leases, Rules};
+use super::slow::SlowConsumers;
 use crate::embedded::attempts::Unwritten;
 use crate::embedded::log::format::Seek;
 use crate::embedded::log::{Log, Operation, Place, Settle};
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
-use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
+use crate::engine::{Announcer, Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::model::limits::MAX_CONSUMERS_PER_SUBSCRIPTION;
-use crate::model::{Delivery, Name, Offset, StoredMessage};
+use crate::model::{Advisory, Delivery, Name, Offset, StoredMessage};
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
@@ -54,7 +59,7 @@ pub(crate) type Seat = Arc<OnceLock<ConsumerId>>;
 /// Everything that can happen to a subscription from outside.
 pub(crate) enum Event {
     /// A consumer connects.
-    Join { credit: Credit, slot: Slot, seat: Seat, reply: oneshot::Sender<Result<()>> },
+    Join { who: Arc<Who>, credit: Credit, slot: Slot, seat: Seat, reply: oneshot::Sender<Result<()>> },
     /// A consumer waits for messages.
     Want(ConsumerId),
     /// A consumer's credit changes.
@@ -78,6 +83,8 @@ pub(crate) enum Event {
     Seek { next: Offset, reply: oneshot::Sender<Result<Offset>> },
     /// How is it going?
     Stats(oneshot::Sender<Snapshot>),
+    /// Anything else.
+    Request(Request),
 }
 
 /// What came of a settlement.
@@ -137,6 +144,8 @@ pub(crate) struct Subject {
     pub(crate) committed: Arc<Committed>,
     /// What is handed out and not written down yet.
     pub(crate) unwritten: Arc<Unwritten>,
+    /// Tells those who watch.
+    pub(crate) advisories: Announcer<Advisory>,
     /// Becomes the reason when the subscription ends.
     pub(crate) end: watch::Receiver<Option<Error>>,
 }
@@ -148,6 +157,9 @@ pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
         subject,
         leases,
         slots: BTreeMap::new(),
+        known: BTreeMap::new(),
+        slow: SlowConsumers::default(),
+        moving: BTreeSet::new(),
         takers: VecDeque::new(),
         ready: VecDeque::new(),
         again: BTreeMap::new(),
@@ -174,6 +186,11 @@ struct Dispatcher {
     subject: Subject,
     leases: Leases,
     slots: BTreeMap<ConsumerId, Slot>,
+    /// Who they are.
+    known: BTreeMap<ConsumerId, Arc<Who>>,
+    slow: SlowConsumers,
+    /// Messages that are being moved.
+    moving: BTreeSet<Offset>,
     /// Who waits, in turn. A consumer is here at most once.
     takers: VecDeque<Taker>,
     /// Fetched messages that were never handed out, in order.
@@ -188,7 +205,7 @@ struct Dispatcher {
     /// When fetched messages were last handed out, or came.
     used: Instant,
     /// A message on its way to the dead letters.
-    burial: Option<BoxFuture<'static, (Offset, Result<()>)>>,
+    burial: Option<BoxFuture<'static, (Offset, Result<(Name, Offset)>)>>,
     /// The last one did not get there: not before this time again.
     bury_again: Option<Instant>,
     dead_lettered: u64,
@@ -247,13 +264,18 @@ impl Dispatcher {
             self.leases.expire(now);
             self.hand_out(now);
             self.bury(now);
+            self.tell_of_slow(now);
             wake_at = self.wake_at(now);
         }
     }
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Join { credit, slot, seat, reply } => self.join(credit, slot, &seat, reply),
+            Event::Join { who, credit, slot, seat, reply } => {
+                if let Some(consumer) = self.join(credit, slot, &seat, reply) {
+                    self.known.insert(consumer, who);
+                }
+            }
             Event::Want(consumer) => self.takers.push_back(Taker::Consumer(consumer)),
             Event::Credit(consumer, credit) => self.leases.set_credit(consumer, credit),
             Event::Leave(seat) => seat.get().into_iter().for_each(|&consumer| self.leave(consumer, now)),
@@ -268,13 +290,20 @@ impl Dispatcher {
             Event::Pause(paused) => self.pause(paused),
             Event::Seek { next, reply } => self.seek(next, reply),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
+            Event::Request(request) => self.request(request, now),
         }
     }
 
-    fn join(&mut self, credit: Credit, slot: Slot, seat: &Seat, reply: oneshot::Sender<Result<()>>) {
+    fn join(
+        &mut self,
+        credit: Credit,
+        slot: Slot,
+        seat: &Seat,
+        reply: oneshot::Sender<Result<()>>,
+    ) -> Option<ConsumerId> {
         if self.subject.paused {
             let _ = reply.send(Err(Error::Paused(self.subject.name.clone())));
-            return;
+            return None;
         }
         let consumer = self.leases.join(credit);
         let _ = seat.set(consumer);
@@ -284,10 +313,12 @@ impl Dispatcher {
         }
         // Whoever does not wait for it any more says goodbye.
         let _ = reply.send(Ok(()));
+        Some(consumer)
     }
 
     fn leave(&mut self, consumer: ConsumerId, now: Instant) {
         self.slots.remove(&consumer);
+        self.known.remove(&consumer);
         self.takers.retain(|taker| !matches!(taker, Taker::Consumer(id) if *id == consumer));
         self.leases.leave(consumer, now);
     }
@@ -318,6 +349,7 @@ impl Dispatcher {
             let _ = slot.try_send(Err(reason.clone()));
             self.leases.detach(consumer);
         }
+        self.known.clear();
         self.refuse_pulls(reason);
         self.takers.clear();
     }
@@ -363,6 +395,7 @@ impl Dispatcher {
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         let unused = (!self.ready.is_empty() || !self.again.is_empty()).then_some(self.used + KEEP_FETCHED);
         let always = unused.into_iter().chain(self.bury_again).chain(self.leases.last_attempt_ends());
+        let always = always.chain(self.slow_look());
         if self.takers.is_empty() {
             return always.filter(|&at| at > now).min();
         }
