@@ -77,6 +77,17 @@ impl Refusal {
         violations.into()
     }
 
+    /// Dead letters are asked for of a subscription that has no place for them.
+    pub(super) fn no_dead_letter_topic(subscription: &crate::model::Name) -> Self {
+        let message = format!(
+            "subscription {subscription} has no dead-letter topic; set one with UpdateSubscription, or select \
+             the letters by `topic`"
+        );
+        let mut refusal = Self::new(Kind::FailedPrecondition, "NO_DEAD_LETTER_TOPIC", message);
+        refusal.0.detail = Detail::Precondition { subject: format!("subscription/{subscription}") };
+        refusal
+    }
+
     /// The server is shutting down.
     pub(super) fn shutting_down() -> Self {
         engine::Error::Closed.into()

@@ -43,7 +43,7 @@ impl Shared {
             let ask = |reply: oneshot::Sender<_>| Event::Request(Request::Consumers(reply));
             consumers.extend(handle.ask(ask).await.unwrap_or_default());
         }
-        consumers.sort_by(|a: &ConsumerInfo, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+        consumers.sort_by_key(|consumer: &ConsumerInfo| consumer.number);
         self.check_open()?;
         Ok(consumers)
     }

@@ -108,8 +108,8 @@ impl Shared {
         }
     }
 
-    fn consumer_name(&self) -> String {
-        format!("c{}", self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1)
+    fn consumer_number(&self) -> u64 {
+        self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     async fn close(&self) {

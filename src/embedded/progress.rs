@@ -149,11 +149,11 @@ mod tests {
             for offset in 1..80 {
                 prop_assert_eq!(progress.is_settled(offset), model.contains(&offset));
             }
-            for (from, limit) in [(0, 100), (start, 3), (10, 1), (30, 7), (79, 100)] {
-                let told = progress.unsettled(from, 79, limit);
+            for (from, limit) in [(0, 100), (start, 3), (10, 1), (30, 7), (79, 100usize)] {
+                let told = progress.unsettled(from, 79, limit as u64);
                 let told = told.into_iter().flat_map(|(first, last)| first..=last).collect::<Vec<_>>();
                 let open = (from.max(1)..80).filter(|offset| !model.contains(offset));
-                prop_assert_eq!(told, open.take(limit as usize).collect::<Vec<_>>());
+                prop_assert_eq!(told, open.take(limit).collect::<Vec<_>>());
             }
             let ranges: Vec<_> = progress.above().collect();
             for pair in ranges.windows(2) {

@@ -292,8 +292,9 @@ impl Shared {
         let own_permit = Arc::clone(&handle.consumers).try_acquire_owned().map_err(too_many)?;
         let (events, end) = (handle.events.clone(), handle.end.subscribe());
         let permits = [permit, own_permit];
-        let (id, since) = (self.consumer_name().into(), Timestamp::now());
-        let who = Who { id, name: own_name.to_owned(), since };
+        let number = self.consumer_number();
+        let (id, name) = (format!("c{number}").into(), own_name.to_owned());
+        let who = Who { number, id, name, since: Timestamp::now() };
         let consumer = DurableConsumer::join(who, events, credit, end, permits).await?;
         Ok(Box::new(consumer))
     }

@@ -148,7 +148,7 @@ impl Shared {
     ) -> Result<Box<dyn Consumer>> {
         let topic = self.find_topic(topic)?;
         let next = self.log.reader.resolve(&topic, start).await?;
-        let (name, end) = (self.consumer_name(), self.end.subscribe());
+        let (name, end) = (format!("c{}", self.consumer_number()), self.end.subscribe());
         let from = (topic, self.log.clone());
         Ok(Box::new(EphemeralConsumer::new(name, from, (next, credit), end, permit)))
     }

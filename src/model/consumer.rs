@@ -6,6 +6,8 @@ use super::time::Timestamp;
 /// An open consumer of a durable subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerInfo {
+    /// Rises with each consumer that connects.
+    pub number: u64,
     /// The server's name for it.
     pub id: String,
     /// What it calls itself; may be empty.

@@ -5,7 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admin;
 mod consume;
+mod dead_letters;
 mod failing;
 mod publish;
 mod raw;
@@ -13,3 +15,4 @@ mod server;
 mod subscribe;
 mod subscriptions;
 mod topics;
+mod watching;

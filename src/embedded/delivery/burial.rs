@@ -11,6 +11,9 @@ use crate::embedded::topic::TopicHandle;
 use crate::engine::{Error, ReadLimit, Result};
 use crate::model::{DeadLetter, Durability, Name, Offset, Timestamp};
 
+/// What came of it: the place of the dead letter.
+pub(crate) type Buried = Result<(Name, Offset)>;
+
 /// What burying a message takes.
 pub(crate) struct Burial {
     pub(crate) log: Log,

@@ -64,7 +64,7 @@ impl State {
             Some(name) => self.queue(name)?.infos(now),
             None => self.users_queues().flat_map(|queue| queue.infos(now)).collect(),
         };
-        consumers.sort_by_key(|consumer| consumer.since);
+        consumers.sort_by_key(|consumer| consumer.number);
         Ok(consumers)
     }
 

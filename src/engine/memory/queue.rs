@@ -372,6 +372,7 @@ impl Queue {
         let info = |(&id, member): (&u64, &Member)| {
             let held = || self.handed.values().filter(|it| it.holder == Some(id) && it.in_flight(now));
             ConsumerInfo {
+                number: id,
                 id: format!("consumer-{id}"),
                 name: member.name.clone(),
                 subscription: self.subscription.name.clone(),

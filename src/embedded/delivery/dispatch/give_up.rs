@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 
 use super::settle::Ranges;
 use super::{DeadLetters, Dispatcher, READ_RETRY};
-use crate::embedded::delivery::burial::Burial;
-use crate::engine::{Error, Result};
-use crate::model::{Name, Offset};
+use crate::embedded::delivery::burial::{Burial, Buried};
+use crate::engine::Error;
+use crate::model::Offset;
 
 impl Dispatcher {
     /// Sees to the messages that were given up, one at a time.
@@ -65,7 +65,7 @@ impl Dispatcher {
         self.bury_again = Some(Instant::now() + READ_RETRY);
     }
 
-    pub(super) fn buried(&mut self, offset: Offset, result: Result<(Name, Offset)>) {
+    pub(super) fn buried(&mut self, offset: Offset, result: Buried) {
         match result {
             Ok(letter) => {
                 if let Some(given_up) = self.leases.given_up(offset).cloned() {

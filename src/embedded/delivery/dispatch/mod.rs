@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::fetch::Fetched;
 pub(crate) use self::requests::{Discarded, Request, Who};
 use super::ack_id::Signer;
+use super::burial::Buried;
 use super::leases::{ConsumerId, Leases, Rules};
 use super::slow::SlowConsumers;
 use crate::embedded::attempts::Unwritten;
@@ -205,7 +206,7 @@ struct Dispatcher {
     /// When fetched messages were last handed out, or came.
     used: Instant,
     /// A message on its way to the dead letters.
-    burial: Option<BoxFuture<'static, (Offset, Result<(Name, Offset)>)>>,
+    burial: Option<BoxFuture<'static, (Offset, Buried)>>,
     /// The last one did not get there: not before this time again.
     bury_again: Option<Instant>,
     dead_lettered: u64,

@@ -16,6 +16,8 @@ use crate::model::{ConsumerInfo, Happening, Journey, Moment, Offset, Standing, T
 /// Who a consumer is.
 #[derive(Debug)]
 pub(crate) struct Who {
+    /// Its number in this process.
+    pub(crate) number: u64,
     /// The server's name for it.
     pub(crate) id: Arc<str>,
     /// Its own name for itself; may be empty.
@@ -140,6 +142,7 @@ impl Dispatcher {
         let info = |(&id, who): (&u64, &Arc<Who>)| {
             let Held { messages, bytes, credit } = self.leases.held(id)?;
             Some(ConsumerInfo {
+                number: who.number,
                 id: who.id.to_string(),
                 name: who.name.clone(),
                 subscription: self.subject.name.clone(),
