@@ -18,6 +18,7 @@ struct Info {
     engine: String,
     persistent: bool,
     exclusive: bool,
+    history: bool,
     start_time: Option<String>,
     limits: Limits,
 }
@@ -44,6 +45,7 @@ pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error>
         engine: response.engine,
         persistent: capabilities.persistent,
         exclusive: capabilities.exclusive,
+        history: capabilities.history,
         start_time: rfc3339(response.start_time.as_ref()),
         limits: Limits {
             max_message_bytes: limits.max_message_bytes,
@@ -61,6 +63,7 @@ pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error>
         ("engine", info.engine.clone()),
         ("persistent", info.persistent.to_string()),
         ("exclusive", info.exclusive.to_string()),
+        ("history", info.history.to_string()),
         ("started", info.start_time.clone().unwrap_or_default()),
         ("largest message", output::size(info.limits.max_message_bytes)),
         ("largest request", output::size(info.limits.max_request_bytes)),

@@ -8,6 +8,7 @@ mod golden;
 mod idle;
 mod joining;
 mod leases;
+mod redrive;
 
 use std::sync::Arc;
 use std::time::Duration;
