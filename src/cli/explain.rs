@@ -73,6 +73,9 @@ fn standing(journey: &MessageJourney) -> String {
     };
     match journey.state() {
         State::Unspecified => "in a state that this program does not know".into(),
+        State::NotReached if journey.attempts > 0 => {
+            format!("to be handed out again; handed out {} times before the server started", journey.attempts)
+        }
         State::NotReached => "not handed out yet".into(),
         State::InFlight if journey.consumer.is_empty() => {
             format!("pulled{attempts}, to be settled by {until}")

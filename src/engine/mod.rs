@@ -275,8 +275,8 @@ pub trait Engine: Send + Sync + 'static {
     -> Result<Vec<StoredMessage>>;
 
     /// Publishes `envelope` to a topic and settles a message of a subscription, in one step; durable when
-    /// this returns. [`Error::AlreadySettled`] if the message is settled, or another call is moving it: of
-    /// many, one succeeds. After any error neither has happened. The topic's limit of a message's size is
+    /// this returns. [`Error::AlreadySettled`] if the message is settled or given up, or another call is moving
+    /// it: of many, one succeeds. After any error neither has happened. The topic's limit of a message's size is
     /// not checked.
     async fn move_message(
         &self,

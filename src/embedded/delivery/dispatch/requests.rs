@@ -81,7 +81,9 @@ impl Dispatcher {
         if !(1..=last).contains(&offset) {
             return Err(Error::NoSuchMessage { topic: topic.name.clone(), offset, last });
         }
-        if self.leases.progress().is_settled(offset) || !self.moving.insert(offset) {
+        // What was given up is on its way already.
+        let is_taken = matches!(self.leases.place(offset).0, Place::Settled | Place::GivenUp);
+        if is_taken || !self.moving.insert(offset) {
             return Err(Error::AlreadySettled { subscription: self.subject.name.clone(), offset });
         }
         publish.settle = Some(Settle {
