@@ -632,3 +632,20 @@ fn consumers_and_events_are_shown() {
     kill_process(Pid::from_child(&events.child), Signal::TERM).unwrap();
     assert_eq!(events.end().0, Some(0));
 }
+
+#[test]
+fn topics_are_watched() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "orders.eu"]);
+    server.ok(&["topic", "create", "other"]);
+    let mut watch = Running::start(server.command(&["topic", "watch", "orders.*"]));
+    assert_eq!(watch.line(), "existing  orders.eu");
+    server.ok(&["topic", "create", "orders.us"]);
+    assert_eq!(watch.line(), "created  orders.us");
+    server.ok(&["topic", "rm", "orders.us"]);
+    assert_eq!(watch.line(), "deleted  orders.us");
+    kill_process(Pid::from_child(&watch.child), Signal::INT).unwrap();
+    assert_eq!(watch.end().0, Some(0));
+    let error = server.run(&["topic", "watch", "a.>.b"], "").fails(1);
+    assert!(error.contains("stands for all the rest"), "{error}");
+}

@@ -66,7 +66,13 @@ impl Redrive {
     ) -> Result<v1::RedriveDeadLettersResponse> {
         let mut pace = Pace::new(if dry_run { 0 } else { per_second }, Instant::now());
         let mut next = None;
-        while let Some(letter) = self.letters.next().await? {
+        loop {
+            let letter = match self.letters.next().await {
+                Ok(Some(letter)) => letter,
+                Ok(None) => break,
+                Err(_) if self.done.redriven > 0 => break,
+                Err(error) => return Err(error),
+            };
             if self.done.matched as usize == max || !pace.wait(&self.stop).await {
                 next = Some(letter.message.offset);
                 break;
