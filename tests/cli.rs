@@ -664,3 +664,150 @@ fn subscribe_filters() {
     assert!(printed.contains(r#"{"n": 2}"#), "{printed}");
     assert!(server.run(&["subscribe", "s", "--filter", "true"], "").fails(2).contains("subscription edit s"));
 }
+
+/// With three dead letters of `billing` on `dead`.
+fn server_with_letters() -> Server {
+    let server = Server::start();
+    server.ok(&["topic", "create", "orders"]);
+    server.ok(&["topic", "create", "dead"]);
+    let create = ["sub", "create", "billing", "--topic", "orders"];
+    server.ok(&[&create[..], &["--max-attempts", "1", "--dead-letter-topic", "dead"]].concat());
+    server.ok(&["publish", "orders", "one", "two", "three"]);
+    server.ok(&["subscribe", "billing", "--no-ack", "--count", "3"]);
+    while server.json(&["dlq", "ls", "--topic", "dead"]).len() < 3 {}
+    server
+}
+
+/// The arguments of a command on the letters of `billing`.
+fn dlq<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["dlq", command, "--subscription", "billing"], more].concat()
+}
+
+#[test]
+fn dead_letters_are_listed_redriven_and_purged() {
+    let server = server_with_letters();
+    let letter = &server.json(&dlq("ls", &["--max", "1", "--reason", "left", "--since", "1h"]))[0];
+    let expected = serde_json::json!({
+        "topic": "dead", "offset": 1, "subscription": "billing", "original_topic": "orders",
+        "original_offset": 1, "attempts": 1, "reason": "its consumer left", "time": letter["time"],
+        "data": "one",
+    });
+    assert_eq!(*letter, expected);
+    let table = server.ok(&["dlq", "ls", "--topic", "dead"]);
+    assert!(table.starts_with("OFFSET") && table.contains("its consumer left"), "{table}");
+    assert_eq!(server.json(&dlq("ls", &["--until", "1h"])), [serde_json::Value::Null; 0]);
+    let shown = server.ok(&["dlq", "show", "dead", "2"]);
+    assert!(shown.contains("2 of topic orders") && shown.contains("two"), "{shown}");
+
+    let tried = &server.json(&dlq("redrive", &["--dry-run"]))[0];
+    assert_eq!((&tried["dry_run"], &tried["redriven"]), (&true.into(), &3.into()));
+    // Two of three, in as many requests.
+    let redriven = server.ok(&dlq("redrive", &["--max", "2", "--rate", "1"]));
+    assert_eq!(redriven, "2 redriven, 0 skipped\n");
+    assert_eq!(server.data("orders"), ["one", "two", "three", "one", "two"]);
+    assert_eq!(server.json(&dlq("ls", &[])).len(), 1);
+    assert_eq!(server.ok(&dlq("purge", &["--dry-run"])), "1 would be purged\n");
+    assert_eq!(server.json(&dlq("purge", &[]))[0]["purged"], 1);
+    assert_eq!(server.json(&dlq("ls", &[])).len(), 0);
+    let error = server.run(&["dlq", "show", "dead", "3"], "").fails(3);
+    assert!(error.contains("not dealt with"), "{error}");
+
+    // One whose subscription is gone is skipped.
+    server.ok(&["subscribe", "billing", "--no-ack", "--count", "2"]);
+    while server.json(&["dlq", "ls", "--topic", "dead"]).len() < 2 {}
+    server.ok(&["sub", "rm", "billing"]);
+    let skipped = server.ok(&["dlq", "redrive", "--topic", "dead"]);
+    assert!(skipped.starts_with("0 redriven, 2 skipped\nskipped 4: subscription billing"), "{skipped}");
+    server.ok(&["topic", "create", "again"]);
+    let moved = server.json(&["dlq", "redrive", "--topic", "dead", "--to", "again"]);
+    assert_eq!((&moved[0]["redriven"], server.data("again").len()), (&2.into(), 2));
+
+    for bad in [&["dlq", "ls"][..], &["dlq", "ls", "--topic", "a", "--subscription", "b"]] {
+        server.run(bad, "").fails(2);
+    }
+    server.run(&["dlq", "purge", "--subscription", "unknown"], "").fails(3);
+}
+
+#[test]
+fn a_signal_ends_a_redrive_after_what_is_under_way() {
+    let server = server_with_letters();
+    let slow = ["dlq", "redrive", "--topic", "dead", "--rate", "1", "-o", "json"];
+    let mut redrive = Running::start(server.command(&slow));
+    while server.data("orders").len() == 3 {}
+    kill_process(Pid::from_child(&redrive.child), Signal::INT).unwrap();
+    let report: Value = serde_json::from_str(&redrive.line()).unwrap();
+    let done = report["redriven"].as_u64().unwrap();
+    let (status, error) = redrive.end();
+    let left = server.json(&["dlq", "ls", "--topic", "dead"]).len() as u64;
+    assert_eq!((done + left, server.data("orders").len() as u64), (3, 3 + done), "it says what it did");
+    let ended = if left > 0 { (Some(1), true) } else { (Some(0), false) };
+    assert_eq!((status, error.contains("stopped by a signal")), ended, "{error}");
+}
+
+#[test]
+fn a_message_tells_its_story() {
+    let server = server_with_letters();
+    server.ok(&["sub", "create", "audit", "--topic", "orders"]);
+    let story = server.ok(&["explain", "orders", "2"]);
+    for part in [
+        "message 2 of topic orders",
+        "audit: not handed out yet",
+        "billing: given up; its dead letter is 2 of topic dead",
+        "delivered to c1, attempt 1",
+        "its consumer left",
+        "went to the dead letters",
+    ] {
+        assert!(story.contains(part), "{part} in {story}");
+    }
+    server.ok(&["dlq", "redrive", "--topic", "dead"]);
+    server.ok(&["subscribe", "audit", "--count", "3"]);
+    server.await_settled("audit");
+    let story = &server.json(&["explain", "orders", "4"])[0];
+    assert_eq!(story["only_for"], "billing");
+    let states: Vec<_> = [0, 1].map(|n| story["journeys"][n]["state"].as_str().unwrap()).into();
+    assert_eq!(states, ["skipped", "not_reached"]);
+    server.run(&["explain", "orders", "99"], "").fails(3);
+    server.run(&["explain", "orders", "0"], "").fails(2);
+}
+
+#[test]
+fn consumers_and_events_are_shown() {
+    let server = server_with_letters();
+    let mut reader = Running::start(server.command(&["subscribe", "billing", "--consumer", "me"]));
+    while server.json(&["consumers"]).is_empty() {}
+    let consumer = &server.json(&["consumers", "--subscription", "billing"])[0];
+    assert_eq!((&consumer["name"], &consumer["subscription"]), (&"me".into(), &"billing".into()));
+    assert!(server.ok(&["consumers"]).contains("me"));
+    kill_process(Pid::from_child(&reader.child), Signal::INT).unwrap();
+    assert_eq!(reader.line(), "");
+    reader.end();
+
+    let mut events = Running::start(server.command(&["events", "-o", "json"]));
+    let mut told = String::new();
+    BufReader::new(events.child.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
+    assert!(told.contains("watching"), "{told}");
+    server.ok(&["publish", "orders", "four"]);
+    server.ok(&["subscribe", "billing", "--no-ack", "--count", "1"]);
+    let event: Value = serde_json::from_str(&events.line()).unwrap();
+    assert_eq!((&event["event"], &event["offset"]), (&"message_given_up".into(), &4.into()));
+    assert_eq!(event["dead_letter_offset"], 4);
+    kill_process(Pid::from_child(&events.child), Signal::TERM).unwrap();
+    assert_eq!(events.end().0, Some(0));
+}
+
+#[test]
+fn topics_are_watched() {
+    let server = Server::start();
+    server.ok(&["topic", "create", "orders.eu"]);
+    server.ok(&["topic", "create", "other"]);
+    let mut watch = Running::start(server.command(&["topic", "watch", "orders.*"]));
+    assert_eq!(watch.line(), "existing  orders.eu");
+    server.ok(&["topic", "create", "orders.us"]);
+    assert_eq!(watch.line(), "created  orders.us");
+    server.ok(&["topic", "rm", "orders.us"]);
+    assert_eq!(watch.line(), "deleted  orders.us");
+    kill_process(Pid::from_child(&watch.child), Signal::INT).unwrap();
+    assert_eq!(watch.end().0, Some(0));
+    let error = server.run(&["topic", "watch", "a.>.b"], "").fails(1);
+    assert!(error.contains("stands for all the rest"), "{error}");
+}

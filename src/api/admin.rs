@@ -1,9 +1,11 @@
 //! `columba.admin.v1.AdminService`.
 
+use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::validate::check;
 use super::wire::admin::{self, admin_service_server::AdminService};
-use super::{Context, convert};
+use super::{Context, convert, explain, page, watch};
 use crate::model::Timestamp;
 use crate::model::limits::{
     MAX_ACK_IDS, MAX_CONSUMERS, MAX_MESSAGE_BYTES, MAX_PAGE_SIZE, MAX_PUBLISH_MESSAGES, MAX_REQUEST_BYTES,
@@ -37,10 +39,62 @@ impl AdminService for Admin {
                 exclusive: capabilities.exclusive,
                 key_ordered: capabilities.key_ordered,
                 commit: capabilities.commit,
+                history: capabilities.history,
             }),
             limits: Some(limits()),
             start_time: Some(convert::timestamp(self.start_time)),
         }))
+    }
+
+    async fn explain_message(
+        &self,
+        request: Request<admin::ExplainMessageRequest>,
+    ) -> Result<Response<admin::ExplainMessageResponse>, Status> {
+        let admin::ExplainMessageRequest { topic, offset } = request.into_inner();
+        let topic = check(|violations| {
+            let topic = violations.name("topic", &topic);
+            if offset == 0 {
+                violations.add(
+                    "offset",
+                    "INVALID_OFFSET",
+                    "is 0, but offsets start at 1; give the message's",
+                );
+            }
+            topic
+        })?;
+        let engine = &self.context.engine;
+        let explanation = engine.explain(&topic, offset).await?;
+        Ok(Response::new(explain::explanation(explanation, engine.capabilities().history)))
+    }
+
+    async fn list_consumers(
+        &self,
+        request: Request<admin::ListConsumersRequest>,
+    ) -> Result<Response<admin::ListConsumersResponse>, Status> {
+        let request = request.into_inner();
+        let (subscription, page) = check(|violations| {
+            let subscription = violations.optional_name("subscription", &request.subscription);
+            let query = ["consumers", &request.subscription];
+            let page = page::read_numbered(violations, request.page_size, &request.page_token, &query);
+            Some((subscription, page?))
+        })?;
+        let mut consumers = self.context.engine.consumers(subscription.as_ref()).await?;
+        consumers.retain(|consumer| consumer.number >= page.next);
+        let next = consumers.get(page.size).map(|next| page.token(next.number));
+        consumers.truncate(page.size);
+        let consumers = consumers.into_iter().map(convert::consumer).collect();
+        let next_page_token = next.unwrap_or_default();
+        Ok(Response::new(admin::ListConsumersResponse { consumers, next_page_token }))
+    }
+
+    type WatchEventsStream = BoxStream<'static, Result<admin::WatchEventsResponse, Status>>;
+
+    async fn watch_events(
+        &self,
+        _request: Request<admin::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let advisories = self.context.engine.advisories()?;
+        Ok(Response::new(Box::pin(watch::events(self.context.clone(), advisories))))
     }
 }
 

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::wire::admin;
 use super::wire::v1::{self, start_position::Position};
 use crate::engine::Failure;
 use crate::model::{
-    Delivery, Duplicate, Durability, Mode, Name, Receipt, Retention, RetryPolicy, Start, StoredMessage,
-    Subscription, SubscriptionStats, Timestamp, Topic,
+    ConsumerInfo, Delivery, Duplicate, Durability, Mode, Name, Receipt, Retention, RetryPolicy, Start,
+    StoredMessage, Subscription, SubscriptionStats, Timestamp, Topic,
 };
 
 pub(super) fn topic(topic: Topic) -> v1::Topic {
@@ -85,6 +86,19 @@ pub(super) fn stats(stats: &SubscriptionStats, now: Timestamp) -> v1::Subscripti
         consumers: stats.consumers,
         time: Some(timestamp(now)),
         scheduled: stats.scheduled,
+    }
+}
+
+pub(super) fn consumer(consumer: ConsumerInfo) -> admin::Consumer {
+    admin::Consumer {
+        id: consumer.id,
+        name: consumer.name,
+        subscription: consumer.subscription.to_string(),
+        connect_time: Some(timestamp(consumer.since)),
+        outstanding_messages: consumer.outstanding_messages,
+        outstanding_bytes: consumer.outstanding_bytes,
+        max_outstanding_messages: consumer.max_messages,
+        max_outstanding_bytes: consumer.max_bytes,
     }
 }
 

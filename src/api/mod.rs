@@ -7,7 +7,9 @@ mod admin;
 mod commit;
 mod consume;
 mod convert;
+mod dead_letters;
 mod envelope;
+mod explain;
 mod health;
 mod layers;
 mod page;
@@ -21,6 +23,7 @@ mod subscriptions;
 mod topics;
 mod unfinished;
 mod validate;
+mod watch;
 mod wire;
 
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use tonic::service::{LayerExt, Routes};
 
 use self::layers::UntilStopLayer;
 use self::wire::admin::admin_service_server::AdminServiceServer;
+use self::wire::v1::dead_letter_service_server::DeadLetterServiceServer;
 use self::wire::v1::publisher_service_server::PublisherServiceServer;
 use self::wire::v1::subscriber_service_server::SubscriberServiceServer;
 use self::wire::v1::subscription_service_server::SubscriptionServiceServer;
@@ -89,6 +93,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(PublisherServiceServer, publisher::Publisher(context.clone())))
         .add_service(tuned!(SubscriptionServiceServer, subscriptions::Subscriptions(context.clone())))
         .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
+        .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))

@@ -12,6 +12,8 @@ use crate::model::limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
 
 /// Hexadecimal digits of the query's fingerprint in a token.
 const FINGERPRINT_DIGITS: usize = 16;
+const BAD_TOKEN: &str = "is not a token of this list; give the `next_page_token` of the previous page, with \
+                         the same filter, or leave it empty to begin again";
 
 /// What it takes to cut an engine's answer to the page that was asked for.
 pub(super) struct Cut {
@@ -37,12 +39,7 @@ pub(super) fn read(
     let after = match decode(page_token, fingerprint) {
         _ if page_token.is_empty() => None,
         Some(name) => Some(name),
-        None => violations.refuse(
-            "page_token",
-            "INVALID_PAGE_TOKEN",
-            "is not a token of this list; give the `next_page_token` of the previous page, with the same \
-             filter, or leave it empty to begin again",
-        ),
+        None => violations.refuse("page_token", "INVALID_PAGE_TOKEN", BAD_TOKEN),
     };
     let size = size?;
     Some((Page { after, limit: size + 1, pattern }, Cut { size, fingerprint }))
@@ -55,7 +52,42 @@ impl Cut {
             return String::new();
         }
         entries.truncate(self.size);
-        entries.last().map_or_else(String::new, |last| encode(self.fingerprint, name(last)))
+        entries.last().map_or_else(String::new, |last| encode(self.fingerprint, name(last).as_str()))
+    }
+}
+
+/// Where a page of a list begins that goes by numbers, and what makes the next token.
+pub(super) struct Numbered {
+    /// The first number that may be on the page; 0 on the first page.
+    pub(super) next: u64,
+    /// At most so many entries.
+    pub(super) size: usize,
+    fingerprint: u64,
+}
+
+/// Reads the paging fields of a request for a list that goes by numbers, with the rules of [`read`].
+pub(super) fn read_numbered(
+    violations: &mut Violations,
+    page_size: u32,
+    page_token: &str,
+    query: &[impl AsRef<str>],
+) -> Option<Numbered> {
+    let query: Vec<&str> = query.iter().map(AsRef::as_ref).collect();
+    let fingerprint = fingerprint("", &query);
+    let asked = usize::try_from(page_size).unwrap_or(usize::MAX);
+    let size = violations.count("page_size", asked, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE);
+    let next = match decode(page_token, fingerprint).and_then(|number| number.as_str().parse().ok()) {
+        _ if page_token.is_empty() => Some(0),
+        Some(next) => Some(next),
+        None => violations.refuse("page_token", "INVALID_PAGE_TOKEN", BAD_TOKEN),
+    };
+    Some(Numbered { next: next?, size: size?, fingerprint })
+}
+
+impl Numbered {
+    /// The token of a page that begins with this number.
+    pub(super) fn token(&self, next: u64) -> String {
+        encode(self.fingerprint, &next.to_string())
     }
 }
 
@@ -68,9 +100,9 @@ fn fingerprint(filter: &str, query: &[&str]) -> u64 {
     hasher.finish()
 }
 
-fn encode(fingerprint: u64, last: &Name) -> String {
+fn encode(fingerprint: u64, last: &str) -> String {
     let mut token = format!("{fingerprint:016x}");
-    for byte in last.as_str().bytes() {
+    for byte in last.bytes() {
         let _ = write!(token, "{byte:02x}");
     }
     token
@@ -94,7 +126,7 @@ mod tests {
     fn a_token_works_for_its_own_query_only() {
         let name = Name::parse("orders.eu").unwrap();
         let query = fingerprint("orders.*", &["topics"]);
-        let token = encode(query, &name);
+        let token = encode(query, name.as_str());
         assert_eq!(decode(&token, query), Some(name));
         assert_eq!(decode(&token, fingerprint("orders.>", &["topics"])), None);
         assert_eq!(decode(&token, fingerprint("orders.*", &["subscriptions"])), None);

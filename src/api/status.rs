@@ -77,6 +77,17 @@ impl Refusal {
         violations.into()
     }
 
+    /// Dead letters are asked for of a subscription that has no place for them.
+    pub(super) fn no_dead_letter_topic(subscription: &crate::model::Name) -> Self {
+        let message = format!(
+            "subscription {subscription} has no dead-letter topic; set one with UpdateSubscription, or select \
+             the letters by `topic`"
+        );
+        let mut refusal = Self::new(Kind::FailedPrecondition, "NO_DEAD_LETTER_TOPIC", message);
+        refusal.0.detail = Detail::Precondition { subject: format!("subscription/{subscription}") };
+        refusal
+    }
+
     /// The server is shutting down.
     pub(super) fn shutting_down() -> Self {
         engine::Error::Closed.into()
@@ -227,6 +238,14 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             let violation =
                 Violation { field: "topic".into(), reason: error.reason(), description: error.to_string() };
             (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
+        }
+        E::NoSuchMessage { topic, offset, last } => {
+            let detail = Detail::Resource { kind: "message", name: format!("{topic}/{offset}") };
+            (detail, vec![("topic", topic.to_string()), ("last_offset", last.to_string())])
+        }
+        E::AlreadySettled { subscription, .. } => precondition("subscription", subscription),
+        E::WatcherTooSlow { missed } => {
+            (Detail::Quota { subject: "watcher".into() }, vec![("missed", missed.to_string())])
         }
         E::TooMany { what, limit } => {
             (Detail::Quota { subject: (*what).into() }, vec![("limit", limit.to_string())])

@@ -46,7 +46,7 @@ pub(super) async fn open(context: &Context, request: SubscribeRequest) -> Result
         Target::Durable(subscription) => Some(subscription.clone()),
         Target::Ephemeral { .. } => None,
     };
-    let consumer = context.engine.subscribe(target, credit).await?;
+    let consumer = context.engine.subscribe_as(target, credit, &name).await?;
     tracing::debug!(consumer = consumer.id(), name, ?subscription, "consumer opened");
     Ok(Opened { consumer, credit, subscription })
 }

@@ -3,12 +3,13 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::status::Refusal;
 use super::validate::{Violations, check, etag};
 use super::wire::v1::{self, topic_service_server::TopicService};
-use super::{Context, convert, page};
+use super::{Context, convert, page, watch};
 use crate::engine::{Intent, TopicChange};
 use crate::model::limits::{
     DEFAULT_DEDUPE_WINDOW, DEFAULT_MAX_MESSAGE_BYTES, MAX_DEDUPE_WINDOW, MAX_MESSAGE_BYTES,
@@ -104,6 +105,19 @@ impl TopicService for Topics {
         let purged = self.0.engine.purge(&name, before, intent(validate_only)).await?;
         let (first_offset, purged_messages) = (purged.first, purged.messages);
         Ok(Response::new(v1::PurgeTopicResponse { first_offset, purged_messages }))
+    }
+
+    type WatchTopicsStream = BoxStream<'static, Result<v1::WatchTopicsResponse, Status>>;
+
+    async fn watch_topics(
+        &self,
+        request: Request<v1::WatchTopicsRequest>,
+    ) -> Result<Response<Self::WatchTopicsStream>, Status> {
+        let filter = request.into_inner().filter;
+        // Without a pattern, every topic: `check` tells that from a bad one.
+        let pattern = check(|violations| Some(violations.pattern("filter", &filter)))?;
+        let changes = self.0.engine.topic_changes()?;
+        Ok(Response::new(Box::pin(watch::topics(self.0.clone(), changes, pattern))))
     }
 }
 

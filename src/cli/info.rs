@@ -19,6 +19,7 @@ struct Info {
     persistent: bool,
     exclusive: bool,
     key_ordered: bool,
+    history: bool,
     start_time: Option<String>,
     limits: Limits,
 }
@@ -46,6 +47,7 @@ pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error>
         persistent: capabilities.persistent,
         exclusive: capabilities.exclusive,
         key_ordered: capabilities.key_ordered,
+        history: capabilities.history,
         start_time: rfc3339(response.start_time.as_ref()),
         limits: Limits {
             max_message_bytes: limits.max_message_bytes,
@@ -64,6 +66,7 @@ pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error>
         ("persistent", info.persistent.to_string()),
         ("exclusive", info.exclusive.to_string()),
         ("key-ordered", info.key_ordered.to_string()),
+        ("history", info.history.to_string()),
         ("started", info.start_time.clone().unwrap_or_default()),
         ("largest message", output::size(info.limits.max_message_bytes)),
         ("largest request", output::size(info.limits.max_request_bytes)),

@@ -44,7 +44,7 @@ impl Printer {
 }
 
 /// Data on one line and harmless to a terminal: text with control characters escaped, or base64.
-fn printable(data: &[u8]) -> Cow<'_, str> {
+pub(super) fn printable(data: &[u8]) -> Cow<'_, str> {
     match str::from_utf8(data) {
         Ok(text) if !text.chars().any(char::is_control) => text.into(),
         Ok(text) => escaped(text).into(),

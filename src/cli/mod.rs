@@ -2,9 +2,13 @@
 
 mod backoff;
 mod completion;
+mod consumers;
 mod context;
+mod dlq;
 mod edit;
 mod error;
+mod events;
+mod explain;
 mod health;
 mod info;
 mod message;
@@ -67,6 +71,11 @@ enum Command {
     Publish(publish::PublishArgs),
     Subscribe(subscribe::SubscribeArgs),
     Read(read::ReadArgs),
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
+    Explain(explain::ExplainArgs),
+    Consumers(consumers::ConsumersArgs),
+    Events(events::EventsArgs),
     Health(health::HealthArgs),
     Info(info::InfoArgs),
     Completion(completion::CompletionArgs),
@@ -98,6 +107,10 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Publish(args) => publish::run(args, context).await,
             Command::Subscribe(args) => subscribe::run(args, context).await,
             Command::Read(args) => read::run(args, context).await,
+            Command::Dlq(command) => dlq::run(command, context).await,
+            Command::Explain(args) => explain::run(args, context).await,
+            Command::Consumers(args) => consumers::run(args, context).await,
+            Command::Events(args) => events::run(args, context).await,
             Command::Info(args) => info::run(args, context).await,
             Command::Completion(args) => completion::run(&args),
         }?;

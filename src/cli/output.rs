@@ -100,6 +100,12 @@ pub(super) fn duration(span: Option<&prost_types::Duration>) -> Option<String> {
     Some(humantime::format_duration(Duration::from_millis(millis)).to_string())
 }
 
+/// Whether a number is none, and can be left out of JSON.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A size as people write it, such as `1.0 MiB`.
 pub(super) fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).to_string()

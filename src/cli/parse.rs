@@ -64,6 +64,19 @@ fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos }
 }
 
+/// A time as in RFC 3339, or a span of time, which means so long ago.
+pub(super) fn time_or_ago(text: &str) -> Result<prost_types::Timestamp, String> {
+    match humantime::parse_duration(text) {
+        Ok(ago) => {
+            let time = std::time::SystemTime::now().checked_sub(ago).ok_or("that is too long ago")?;
+            Ok(time.into())
+        }
+        Err(_) => time(text).map_err(|_| {
+            "give a time such as 2026-01-31T12:00:00Z, or a span such as 1h, for so long ago".into()
+        }),
+    }
+}
+
 /// `name=value`; the value may be empty and may contain `=`.
 pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -149,6 +162,18 @@ mod tests {
         for bad in ["", "0", "-1", "1.5", "99999999999999999999", "now", "2026-01-31", "2026-01-31T12:00:00"]
         {
             assert!(position(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_or_spans() {
+        let time = prost_types::Timestamp { seconds: 1, nanos: 0 };
+        assert_eq!(time_or_ago("1970-01-01T00:00:01Z"), Ok(time));
+        let now = prost_types::Timestamp::from(std::time::SystemTime::now()).seconds;
+        let ago = time_or_ago("1h 30m").unwrap().seconds;
+        assert!((now - 5_400 - ago).abs() < 60, "{now} {ago}");
+        for bad in ["", "yesterday", "-1h", "2026-01-31"] {
+            assert!(time_or_ago(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -12,16 +12,18 @@ use super::error::Error;
 use super::output::{self, rfc3339};
 use super::parse::{self, Durability};
 use super::retention::{self, RetentionArgs};
+use super::signals;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
+use crate::proto::v1::watch_topics_response::Event;
 use crate::proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, PurgeTopicRequest,
-    StartPosition, Topic,
+    StartPosition, Topic, WatchTopicsRequest,
 };
 
 /// Topics asked for at once.
 const PAGE_SIZE: u32 = 1_000;
 
-/// Create, list, show, change and delete topics
+/// Create, list, show, watch, change and delete topics
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TopicCommand {
     Create(CreateArgs),
@@ -39,6 +41,11 @@ pub(super) enum TopicCommand {
     Purge(PurgeArgs),
     #[command(visible_alias = "update")]
     Edit(edit::topic::EditTopicArgs),
+    /// Print the topics there are, then every change to them as it happens, until Ctrl-C
+    Watch {
+        /// Only topics whose names match: `*` stands for one part, `>` for all the rest
+        pattern: Option<String>,
+    },
     /// Delete a topic with its messages; its subscriptions must be gone
     Rm {
         /// The topic
@@ -98,6 +105,7 @@ pub(super) async fn run(command: TopicCommand, context: &Context) -> Result<(), 
         TopicCommand::Describe { name } => describe(name, context).await,
         TopicCommand::Purge(args) => purge(args, context).await,
         TopicCommand::Edit(args) => edit::topic::edit(args, context).await,
+        TopicCommand::Watch { pattern } => watch(pattern.unwrap_or_default(), context).await,
         TopicCommand::Rm { name } => remove(name, context).await,
     }
 }
@@ -178,6 +186,31 @@ async fn remove(name: String, context: &Context) -> Result<(), Error> {
     client.delete_topic(context.request(request)).await?;
     let deleted = serde_json::json!({ "deleted": name });
     Ok(context.format.sentence(&deleted, &format!("topic {name} is deleted"))?)
+}
+
+async fn watch(filter: String, context: &Context) -> Result<(), Error> {
+    let stop = signals::stop()?;
+    let mut client = TopicServiceClient::new(context.connect().await?);
+    let opening = tokio::time::timeout(context.timeout, client.watch_topics(WatchTopicsRequest { filter }));
+    let opened =
+        opening.await.map_err(|_| Error::Lost("the server did not open the stream in time".into()))?;
+    let mut events = opened?.into_inner();
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            event = events.message() => event?,
+        };
+        let Some(response) = event else { return Err(Error::Lost("the server ended the stream".into())) };
+        let (event, name, topic) = match response.event {
+            Some(Event::Existing(topic)) => ("existing", topic.name.clone(), Some(topic)),
+            Some(Event::Created(topic)) => ("created", topic.name.clone(), Some(topic)),
+            Some(Event::Updated(topic)) => ("updated", topic.name.clone(), Some(topic)),
+            Some(Event::Deleted(deleted)) => ("deleted", deleted.topic, None),
+            Some(Event::SnapshotEnd(_) | Event::Heartbeat(_)) | None => continue,
+        };
+        let value = serde_json::json!({ "event": event, "name": name, "topic": topic.map(Shown::from) });
+        context.format.sentence(&value, &format!("{event}  {name}"))?;
+    }
 }
 
 fn show(topic: Option<Topic>, context: &Context) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! write path and the read path; [`delivery`] decides who gets what; [`state`] is what the log says,
 //! kept by the writer, stored by [`checkpoint`], rebuilt by recovery.
 
+mod asking;
 mod attempts;
 mod checkpoint;
 mod cleaner;
@@ -12,6 +13,7 @@ mod delivery;
 mod identity;
 mod idle;
 mod log;
+mod moving;
 mod names;
 mod open;
 mod progress;
@@ -41,13 +43,14 @@ use self::log::Log;
 use self::subscriptions::SubscriptionHandle;
 use self::topic::TopicHandle;
 use crate::engine::{
-    Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt, Purged,
-    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    Announcer, Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page,
+    PendingReceipt, Purged, ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms,
+    TopicChange, TopicChanged, Watch,
 };
 use crate::model::limits::MAX_CONSUMERS;
 use crate::model::{
-    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
-    SubscriptionStats, Topic, TopicSettings,
+    Advisory, ConsumerInfo, Delivery, Envelope, Explanation, Name, Notice, Offset, Receipt, Start,
+    StoredMessage, Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
 pub use self::open::{OpenError, Options};
@@ -67,6 +70,8 @@ struct Shared {
     last_consumer: AtomicU64,
     /// Told when a subscription is new or changed, and may expire sooner.
     expiry_changed: Arc<Notify>,
+    advisories: Announcer<Advisory>,
+    topic_changes: Announcer<TopicChanged>,
     /// The reason once the engine is closed.
     end: watch::Sender<Option<Error>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -104,8 +109,16 @@ impl Shared {
         self.end.borrow().clone().map_or(Ok(()), Err)
     }
 
-    fn consumer_name(&self) -> String {
-        format!("c{}", self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1)
+    /// Resolves when the engine ends.
+    fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut end = self.end.subscribe();
+        async move {
+            let _ = end.wait_for(Option::is_some).await;
+        }
+    }
+
+    fn consumer_number(&self) -> u64 {
+        self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     async fn close(&self) {
@@ -148,6 +161,7 @@ impl Engine for EmbeddedEngine {
             persistent: true,
             exclusive: true,
             key_ordered: true,
+            history: true,
             commit: true,
         }
     }
@@ -196,7 +210,12 @@ impl Engine for EmbeddedEngine {
         let topic = self.0.find_topic(topic)?;
         let reader = &self.0.log.reader;
         let from = reader.resolve(&topic, start).await?;
-        Ok(reader.read(&topic, from, limit).await?.messages)
+        let read = reader.read(&topic, from, limit).await;
+        if let Err(Error::Damaged { topic, first, last }) = &read {
+            let notice = || Notice::Damaged { topic: topic.clone(), first: *first, last: *last };
+            self.0.advisories.tell(|| Advisory::now(notice()));
+        }
+        Ok(read?.messages)
     }
 
     async fn create_subscription(
@@ -216,7 +235,8 @@ impl Engine for EmbeddedEngine {
         self.0.check_open()?;
         let catalog = self.0.catalog();
         let wanted = |subscription: &&Arc<SubscriptionHandle>| {
-            topic.as_ref().is_none_or(|topic| subscription.topic.name == *topic)
+            !subscription.is_internal()
+                && topic.as_ref().is_none_or(|topic| subscription.topic.name == *topic)
         };
         let found = page(&catalog.subscriptions, &list).filter(wanted).take(list.limit);
         Ok(found.map(|subscription| subscription.describe()).collect())
@@ -244,12 +264,59 @@ impl Engine for EmbeddedEngine {
         self.0.stats(subscription).await
     }
 
-    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
+    async fn browse(
+        &self,
+        subscription: &Name,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Vec<StoredMessage>> {
+        self.0.browse(subscription, from, limit).await
+    }
+
+    async fn move_message(
+        &self,
+        subscription: &Name,
+        offset: Offset,
+        to: &Name,
+        envelope: Envelope,
+    ) -> Result<Receipt> {
+        let (subscription, to) = (subscription.clone(), to.clone());
+        to_its_end(Arc::clone(&self.0).move_message(subscription, offset, to, envelope)).await
+    }
+
+    async fn discard(&self, subscription: &Name, offsets: Vec<Offset>) -> Result<u64> {
+        self.0.discard(subscription, offsets).await
+    }
+
+    async fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>> {
+        self.0.consumers(subscription).await
+    }
+
+    async fn explain(&self, topic: &Name, offset: Offset) -> Result<Explanation> {
+        self.0.explain(topic, offset).await
+    }
+
+    fn advisories(&self) -> Result<Watch<Advisory>> {
+        self.0.check_open()?;
+        self.0.advisories.watch(self.0.ended())
+    }
+
+    fn topic_changes(&self) -> Result<Watch<TopicChanged>> {
+        self.0.check_open()?;
+        self.0.topic_changes.watch(self.0.ended())
+    }
+
+    async fn subscribe_as(
+        &self,
+        target: Target,
+        credit: Credit,
+        own_name: &str,
+    ) -> Result<Box<dyn Consumer>> {
         self.0.check_open()?;
         let too_many = |_| Error::TooMany { what: "open consumers", limit: MAX_CONSUMERS };
         let permit = Arc::clone(&self.0.consumers).try_acquire_owned().map_err(too_many)?;
         match target {
-            Target::Durable(name) => self.0.subscribe(&name, credit, permit).await,
+            Target::Durable(name) => self.0.subscribe(&name, (own_name, credit), permit).await,
             Target::Ephemeral { topic, start, filter } => {
                 self.0.follow(&topic, (start, filter), credit, permit).await
             }

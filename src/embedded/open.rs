@@ -27,8 +27,9 @@ use super::state::State;
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
 use super::{Catalog, EmbeddedEngine, Shared, checkpoint, cleaner, idle};
-use crate::model::Name;
+use crate::engine::Announcer;
 use crate::model::limits::MAX_CONSUMERS;
+use crate::model::{Advisory, Name};
 
 const LOCK: &str = "columba.lock";
 
@@ -164,7 +165,8 @@ impl Opened {
             Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader), Marker::new(identity.log));
         let signer = Signer(identity.ack_key);
         let last_id = recovered.state.last_id;
-        let catalog = catalog(&recovered.state, &topics, &log, signer);
+        let advisories = Announcer::default();
+        let catalog = catalog(&recovered.state, &topics, &log, &(signer, advisories.clone()));
         let parts = Parts {
             fs,
             log: identity.log,
@@ -177,6 +179,7 @@ impl Opened {
             state: recovered.state,
             end: recovered.end,
             touched: topics,
+            advisories: advisories.clone(),
         };
         let end = WriterEnd { failure: parts.failure.clone(), stop, _lock: lock };
         let writer = Writer::new(parts);
@@ -193,6 +196,8 @@ impl Opened {
             consumers: Arc::new(Semaphore::new(MAX_CONSUMERS)),
             last_consumer: AtomicU64::new(0),
             expiry_changed: Arc::default(),
+            advisories,
+            topic_changes: Announcer::default(),
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
         });
@@ -242,7 +247,12 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
     handles
 }
 
-fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, signer: Signer) -> Catalog {
+fn catalog(
+    state: &State,
+    topics: &BTreeMap<u64, Arc<TopicHandle>>,
+    log: &Log,
+    common: &(Signer, Announcer<Advisory>),
+) -> Catalog {
     let by_name = topics.values().map(|topic| (topic.name.clone(), Arc::clone(topic)));
     let mut catalog = Catalog { topics: by_name.collect(), ..Catalog::default() };
     for subscription in state.subscriptions.values() {
@@ -261,7 +271,7 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
             subscription.clone(),
             dead_letters,
             log.clone(),
-            signer,
+            common.clone(),
         );
         catalog.subscriptions.insert(name, Arc::new(handle));
     }
@@ -270,7 +280,7 @@ fn catalog(state: &State, topics: &BTreeMap<u64, Arc<TopicHandle>>, log: &Log, s
 
 /// A name that was checked when it was stored, under a checksum.
 fn stored_name(name: &str) -> Name {
-    Name::parse(name).expect("stored names are valid")
+    Name::stored(name).expect("stored names are valid")
 }
 
 #[cfg(test)]

@@ -54,6 +54,26 @@ impl Progress {
         range.map_or(from, |(_, &last)| from.max(last + 1))
     }
 
+    /// The ranges of messages between `from` and `last` that are not settled, in order, and in all up to so
+    /// many messages.
+    pub(crate) fn unsettled(&self, from: Offset, last: Offset, messages: u64) -> Vec<(Offset, Offset)> {
+        let (mut ranges, mut left) = (Vec::new(), messages);
+        let mut next = from.max(self.floor + 1);
+        if let Some((_, &end)) = self.above.range(..=next).next_back() {
+            next = next.max(end + 1);
+        }
+        while left > 0 && next <= last {
+            let settled = self.above.range(next..).next();
+            let end =
+                settled.map_or(last, |(&first, _)| first - 1).min(last).min(next.saturating_add(left - 1));
+            ranges.push((next, end));
+            left -= end - next + 1;
+            // A range that was cut short was the last.
+            next = settled.map_or(last, |(_, &end)| end) + 1;
+        }
+        ranges
+    }
+
     /// Settles the messages from `first` to `last`; those settled already stay so.
     pub(crate) fn settle(&mut self, mut first: Offset, mut last: Offset) {
         if let Some((&before, &end)) = self.above.range(..=first).next_back()
@@ -139,6 +159,12 @@ mod tests {
                 prop_assert_eq!(progress.is_settled(offset), model.contains(&offset));
                 let next = (offset..).find(|offset| !model.contains(offset)).unwrap();
                 prop_assert_eq!(progress.next_unsettled(offset), next);
+            }
+            for (from, limit) in [(0, 100), (start, 3), (10, 1), (30, 7), (79, 100usize)] {
+                let told = progress.unsettled(from, 79, limit as u64);
+                let told = told.into_iter().flat_map(|(first, last)| first..=last).collect::<Vec<_>>();
+                let open = (from.max(1)..80).filter(|offset| !model.contains(offset));
+                prop_assert_eq!(told, open.take(limit).collect::<Vec<_>>());
             }
             let ranges: Vec<_> = progress.above().collect();
             for pair in ranges.windows(2) {

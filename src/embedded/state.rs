@@ -185,6 +185,9 @@ impl State {
                 self.last_id = self.last_id.max(*id);
                 self.topics.remove(id);
                 self.names.remove(*id);
+                // Users' subscriptions are deleted before; what the server kept about the topic goes with it.
+                let is_own = |state: &SubscriptionState| state.record.name.starts_with('_');
+                self.subscriptions.retain(|_, state| state.record.topic != *id || !is_own(state));
             }
             Record::PutSubscription(record) => self.put_subscription(record.clone()),
             Record::DeleteSubscription(id) => {

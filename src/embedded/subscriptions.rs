@@ -9,7 +9,7 @@ use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, wa
 use super::Shared;
 use super::delivery::ack_id::Signer;
 use super::delivery::consumer::{DurableConsumer, reason};
-use super::delivery::dispatch::{self, DeadLetters, Event, Pull, SettleReply, Subject};
+use super::delivery::dispatch::{self, DeadLetters, Event, Member, Pull, SettleReply, Subject};
 use super::delivery::leases::{Leases, Rules};
 use super::log::Log;
 use super::progress::Committed;
@@ -19,11 +19,12 @@ use super::topic::TopicHandle;
 use super::topics::check_revision;
 use crate::engine::idle::Idle;
 use crate::engine::{
-    Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
+    Announcer, Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
 };
 use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_SUBSCRIPTIONS};
 use crate::model::{
-    Delivery, Filter, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp,
+    Advisory, Delivery, Filter, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats,
+    Timestamp,
 };
 
 /// What an ack id weighs in the write queue, in bytes: a range of its own.
@@ -57,7 +58,7 @@ impl SubscriptionHandle {
         state: SubscriptionState,
         dead_letters: DeadLetters,
         log: Log,
-        signer: Signer,
+        (signer, advisories): (Signer, Announcer<Advisory>),
     ) -> Self {
         let SubscriptionState { record, progress, epoch, attempts } = state;
         let committed = Arc::new(Committed::new(&progress));
@@ -75,6 +76,7 @@ impl SubscriptionHandle {
             signer,
             committed: Arc::clone(&committed),
             unwritten: Arc::default(),
+            advisories,
             end: end.subscribe(),
         };
         // Numbers from a random place on never meet those of an earlier life of the process.
@@ -100,8 +102,21 @@ impl SubscriptionHandle {
         self.committed.floor().max(self.topic.first() - 1)
     }
 
-    /// Whether it reads a topic, or leaves its dead letters there.
+    /// Whether it is one of the server's own.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.name.is_internal()
+    }
+
+    /// Whether anybody is connected.
+    pub(crate) fn has_consumers(&self) -> bool {
+        self.consumers.available_permits() < MAX_CONSUMERS_PER_SUBSCRIPTION
+    }
+
+    /// Whether it reads a topic, or leaves its dead letters there. Those of the server do not count.
     pub(crate) fn uses(&self, topic: &TopicHandle) -> bool {
+        if self.is_internal() {
+            return false;
+        }
         self.topic.id == topic.id || self.record().dead_letter_topic == topic.name.as_str()
     }
 
@@ -128,6 +143,11 @@ impl SubscriptionHandle {
 
     fn record(&self) -> RwLockReadGuard<'_, SubscriptionRecord> {
         self.record.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the dispatcher something, unless the subscription has ended.
+    pub(super) async fn tell(&self, event: Event) {
+        let _ = self.events.send(event).await;
     }
 
     /// Sends the dispatcher an event and waits for its reply.
@@ -183,7 +203,7 @@ impl Shared {
             state,
             dead_letters,
             self.log.clone(),
-            self.signer,
+            (self.signer, self.advisories.clone()),
         );
         let handle = Arc::new(handle);
         self.catalog_mut().subscriptions.insert(name, Arc::clone(&handle));
@@ -328,7 +348,7 @@ impl Shared {
     pub(super) async fn subscribe(
         &self,
         name: &Name,
-        credit: Credit,
+        (own_name, credit): (&str, Credit),
         permit: OwnedSemaphorePermit,
     ) -> Result<Box<dyn Consumer>> {
         let handle = self.find_subscription(name)?;
@@ -337,7 +357,10 @@ impl Shared {
         let own_permit = Arc::clone(&handle.consumers).try_acquire_owned().map_err(too_many)?;
         let (events, end) = (handle.events.clone(), handle.end.subscribe());
         let places = ([permit, own_permit], handle.idle.enter());
-        let consumer = DurableConsumer::join(self.consumer_name(), events, credit, end, places).await?;
+        let number = self.consumer_number();
+        let (id, name) = (format!("c{number}").into(), own_name.to_owned());
+        let member = Member { number, id, name, since: Timestamp::now() };
+        let consumer = DurableConsumer::join(member, events, credit, end, places).await?;
         Ok(Box::new(consumer))
     }
 

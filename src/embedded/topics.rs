@@ -11,7 +11,9 @@ use super::records::TopicRecord;
 use super::state::{Record, TopicState};
 use super::topic::TopicHandle;
 use super::{Shared, cleaner};
-use crate::engine::{Consumer, Credit, Error, Intent, PendingReceipt, Purged, Result, Terms, TopicChange};
+use crate::engine::{
+    Consumer, Credit, Error, Intent, PendingReceipt, Purged, Result, Terms, TopicChange, TopicChanged,
+};
 use crate::model::limits::MAX_TOPICS;
 use crate::model::{Durability, Envelope, Filter, Name, Receipt, Start, Timestamp, Topic, TopicSettings};
 
@@ -43,6 +45,7 @@ impl Shared {
         let state = TopicState::new(record);
         let topic = Arc::new(TopicHandle::new(name.clone(), &state));
         self.catalog_mut().topics.insert(name, Arc::clone(&topic));
+        self.topic_changes.tell(|| TopicChanged::Created(topic.describe()));
         Ok(topic.describe())
     }
 
@@ -76,6 +79,7 @@ impl Shared {
         }
         self.record(Record::PutTopic(record.clone())).await?;
         topic.set_record(record);
+        self.topic_changes.tell(|| TopicChanged::Updated(topic.describe()));
         Ok(topic.describe())
     }
 
@@ -92,8 +96,17 @@ impl Shared {
             return Err(Error::TopicInUse { topic: name, subscription });
         }
         self.record(Record::DeleteTopic(topic.id)).await?;
-        self.catalog_mut().topics.remove(&name);
+        let own = {
+            let mut catalog = self.catalog_mut();
+            catalog.topics.remove(&name);
+            // Only the server's own are left, and the log has forgotten them with the topic.
+            catalog.subscriptions.extract_if(.., |_, reader| reader.topic.id == topic.id).collect::<Vec<_>>()
+        };
+        for (name, subscription) in own {
+            subscription.end(Error::SubscriptionDeleted(name));
+        }
         topic.delete();
+        self.topic_changes.tell(|| TopicChanged::Deleted(name));
         Ok(())
     }
 
@@ -169,7 +182,7 @@ impl Shared {
     ) -> Result<Box<dyn Consumer>> {
         let topic = self.find_topic(topic)?;
         let next = self.log.reader.resolve(&topic, start).await?;
-        let (name, end) = (self.consumer_name(), self.end.subscribe());
+        let (name, end) = (format!("c{}", self.consumer_number()), self.end.subscribe());
         let from = (topic, self.log.clone());
         Ok(Box::new(EphemeralConsumer::new(name, from, (next, filter, credit), end, permit)))
     }
@@ -189,7 +202,7 @@ fn check_settings(topic: &Name, settings: &TopicSettings) -> Result<()> {
 }
 
 /// The receipt of a transaction with one publication.
-fn only(mut receipts: Vec<Receipt>) -> Receipt {
+pub(super) fn only(mut receipts: Vec<Receipt>) -> Receipt {
     receipts.pop().expect("one publication, one receipt")
 }
 

@@ -81,6 +81,30 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// There is no message at this offset.
+    #[error("topic {topic} has no message {offset}; its last one is {last}")]
+    NoSuchMessage {
+        /// The topic.
+        topic: Name,
+        /// What was asked for.
+        offset: Offset,
+        /// The newest message's offset.
+        last: Offset,
+    },
+    /// The message is settled already, or is being moved by somebody else.
+    #[error("message {offset} of subscription {subscription} is settled already, or just being moved")]
+    AlreadySettled {
+        /// The subscription.
+        subscription: Name,
+        /// The message.
+        offset: Offset,
+    },
+    /// A watcher did not keep up.
+    #[error("{missed} changes came faster than they were read; watch again, and read on without pause")]
+    WatcherTooSlow {
+        /// How many were missed.
+        missed: u64,
+    },
     /// Somebody else changed it first.
     #[error("{name} has changed: its etag is {actual:x}, not {expected:x}; read it again and retry")]
     Changed {
@@ -229,7 +253,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::TopicNotFound(_) | Self::SubscriptionNotFound(_) => Kind::NotFound,
+            Self::TopicNotFound(_) | Self::SubscriptionNotFound(_) | Self::NoSuchMessage { .. } => {
+                Kind::NotFound
+            }
             Self::TopicExists(_) | Self::SubscriptionExists(_) => Kind::AlreadyExists,
             Self::TopicInUse { .. }
             | Self::TopicDeleted(_)
@@ -242,9 +268,11 @@ impl Error {
             Self::AckRefused { failure: Failure::Unknown | Failure::WrongSubscription, .. } => {
                 Kind::FailedPrecondition
             }
-            Self::Changed { .. } | Self::Moved { .. } | Self::KeyMoved { .. } | Self::AckRefused { .. } => {
-                Kind::Conflict
-            }
+            Self::Changed { .. }
+            | Self::Moved { .. }
+            | Self::KeyMoved { .. }
+            | Self::AlreadySettled { .. }
+            | Self::AckRefused { .. } => Kind::Conflict,
             Self::InCommit { cause, .. } => cause.kind(),
             Self::MessageTooLarge { .. }
             | Self::BeyondEnd { .. }
@@ -252,7 +280,10 @@ impl Error {
             | Self::DeadLetterCompacted(_)
             | Self::KeyRequired { .. }
             | Self::Contradiction { .. } => Kind::InvalidArgument,
-            Self::TooMany { .. } | Self::Overloaded { .. } | Self::DiskFull { .. } => Kind::ResourceExhausted,
+            Self::TooMany { .. }
+            | Self::Overloaded { .. }
+            | Self::DiskFull { .. }
+            | Self::WatcherTooSlow { .. } => Kind::ResourceExhausted,
             Self::Damaged { .. } => Kind::DataLoss,
             Self::Unreadable { .. } | Self::Disk { .. } | Self::Closed | Self::Failed(_) => Kind::Unavailable,
         }
@@ -277,6 +308,9 @@ impl Error {
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
             Self::DeadLetterCompacted(_) => "DEAD_LETTER_COMPACTED",
             Self::KeyRequired { .. } => "KEY_REQUIRED",
+            Self::NoSuchMessage { .. } => "MESSAGE_NOT_FOUND",
+            Self::AlreadySettled { .. } => "ALREADY_SETTLED",
+            Self::WatcherTooSlow { .. } => "WATCHER_TOO_SLOW",
             Self::Changed { .. } => "ETAG_MISMATCH",
             Self::Moved { .. } => "LAST_OFFSET_MISMATCH",
             Self::KeyMoved { .. } => "KEY_OFFSET_MISMATCH",

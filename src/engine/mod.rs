@@ -9,6 +9,7 @@ pub(crate) mod conformance;
 mod error;
 pub(crate) mod idle;
 mod memory;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +19,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::model::{
-    Delivery, Durability, Envelope, Filter, Name, Offset, Pattern, Receipt, Retention, RetryPolicy, Start,
-    StoredMessage, Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
+    Advisory, ConsumerInfo, Delivery, Durability, Envelope, Explanation, Filter, Name, Offset, Pattern,
+    Receipt, Retention, RetryPolicy, Start, StoredMessage, Subscription, SubscriptionSettings,
+    SubscriptionStats, Topic, TopicSettings,
 };
 
 pub use error::{Error, Failure};
 pub use memory::MemoryEngine;
+pub(crate) use watch::Announcer;
+pub use watch::{TopicChanged, Watch, Watched};
 
 /// The result of every engine call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -43,6 +47,8 @@ pub struct Capabilities {
     pub exclusive: bool,
     /// [`Mode::KeyOrdered`](crate::model::Mode::KeyOrdered) subscriptions keep the order of each key.
     pub key_ordered: bool,
+    /// [`Engine::explain`] tells what happened, not only where a message is.
+    pub history: bool,
     /// [`Engine::commit`] works.
     pub commit: bool,
 }
@@ -263,7 +269,8 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Topic>;
 
     /// Deletes a topic and its messages; durable when this returns. A topic with subscriptions, or with
-    /// subscriptions whose dead letters it takes, is [`Error::TopicInUse`]. A topic made later under the same name starts empty, at offset 1.
+    /// subscriptions whose dead letters it takes, is [`Error::TopicInUse`]; the server's own subscriptions
+    /// do not count, and go with it. A topic made later under the same name starts empty, at offset 1.
     async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()>;
 
     /// Drops the messages of a topic before `before`; durable when this returns. For its subscriptions they
@@ -331,7 +338,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Returns a subscription.
     async fn subscription(&self, name: &Name) -> Result<Subscription>;
 
-    /// Returns a page of subscriptions, of one topic if it is given.
+    /// Returns a page of subscriptions, of one topic if it is given; without the server's own
+    /// ([`Name::is_internal`]).
     async fn subscriptions(&self, page: Page, topic: Option<Name>) -> Result<Vec<Subscription>>;
 
     /// Changes a subscription; durable when this returns. Pausing it ends its consumers with
@@ -356,9 +364,52 @@ pub trait Engine: Send + Sync + 'static {
     /// Says how far a subscription has come.
     async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats>;
 
-    /// Opens a consumer. Dropping it closes it: its leases end at once, and what it held is handed
-    /// out again.
-    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>>;
+    /// Messages of a subscription that are not settled, those in flight included, from an offset on and in
+    /// order. Without side effects; empty when there are no more. Damage is as in [`read`](Self::read).
+    async fn browse(&self, subscription: &Name, from: Offset, limit: ReadLimit)
+    -> Result<Vec<StoredMessage>>;
+
+    /// Publishes `envelope` to a topic and settles a message of a subscription, in one step; durable when
+    /// this returns. [`Error::AlreadySettled`] if the message is settled or given up, or another call is moving
+    /// it: of many, one succeeds. After any error neither has happened. The topic's limit of a message's size is
+    /// not checked.
+    async fn move_message(
+        &self,
+        subscription: &Name,
+        offset: Offset,
+        to: &Name,
+        envelope: Envelope,
+    ) -> Result<Receipt>;
+
+    /// Settles messages of a subscription without a delivery; durable when this returns. Returns how many
+    /// were not settled before. Offsets without a message are ignored.
+    async fn discard(&self, subscription: &Name, offsets: Vec<Offset>) -> Result<u64>;
+
+    /// Opens a consumer that does not say who it is.
+    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
+        self.subscribe_as(target, credit, "").await
+    }
+
+    /// Opens a consumer, by the name that it gives itself. Dropping it closes it: its leases end at once,
+    /// and what it held is handed out again.
+    ///
+    /// A message that is for one subscription only ([`only_for`](crate::model::Header::only_for)) is
+    /// settled by every other durable one instead of being handed out.
+    async fn subscribe_as(&self, target: Target, credit: Credit, name: &str) -> Result<Box<dyn Consumer>>;
+
+    /// The open consumers of durable subscriptions, or of one, the oldest first.
+    async fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>>;
+
+    /// Tells what became of a message in the subscriptions of its topic. An engine without
+    /// [`Capabilities::history`] only tells where it is. [`Error::NoSuchMessage`] past the end.
+    async fn explain(&self, topic: &Name, offset: Offset) -> Result<Explanation>;
+
+    /// What an operator should hear of, from now on. A watcher that is too slow is told how much it missed.
+    fn advisories(&self) -> Result<Watch<Advisory>>;
+
+    /// Changes to topics from now on, in order: whoever lists the topics after this call, and then follows
+    /// the changes, comes to know all of them.
+    fn topic_changes(&self) -> Result<Watch<TopicChanged>>;
 
     /// Leases messages without a consumer; waits up to `wait` for the first, then returns what there
     /// is, or nothing. Each lease lasts until its deadline.

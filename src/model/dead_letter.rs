@@ -26,11 +26,14 @@ pub struct DeadLetter {
     pub time: Timestamp,
 }
 
+/// What the names of all its attributes begin with.
+pub(super) const PREFIX: &str = "columba-dead-letter-";
+
 /// The attributes of a `columba.v1.Message`, and nothing else of it.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Attributes {
+pub(super) struct Attributes {
     #[prost(btree_map = "string, string", tag = "3")]
-    attributes: BTreeMap<String, String>,
+    pub(super) attributes: BTreeMap<String, String>,
 }
 
 impl DeadLetter {
@@ -47,10 +50,25 @@ impl DeadLetter {
             ("reason", self.reason.clone()),
             ("time-micros", self.time.0.to_string()),
         ];
-        let named = values.map(|(name, value)| (format!("columba-dead-letter-{name}"), value));
+        let named = values.map(|(name, value)| (format!("{PREFIX}{name}"), value));
         let mut bytes = BytesMut::from(&envelope.0[..]);
         bytes.put_slice(&Attributes { attributes: named.into() }.encode_to_vec());
         Envelope(bytes.freeze())
+    }
+
+    /// What [`mark`](Self::mark) has written into a message; `None` if it is no dead letter.
+    #[must_use]
+    pub fn read(envelope: &Envelope) -> Option<Self> {
+        let attributes = Attributes::decode(envelope.0.clone()).ok()?.attributes;
+        let value = |name: &str| attributes.get(&format!("{PREFIX}{name}"));
+        Some(Self {
+            subscription: Name::parse(value("subscription")?).ok()?,
+            topic: Name::parse(value("topic")?).ok()?,
+            offset: value("offset")?.parse().ok()?,
+            attempts: value("attempts")?.parse().ok()?,
+            reason: value("reason")?.clone(),
+            time: Timestamp(value("time-micros")?.parse().ok()?),
+        })
     }
 }
 
@@ -79,5 +97,25 @@ mod tests {
         assert_eq!([value("topic"), value("offset"), value("attempts")], ["orders", "7", "3"]);
         assert_eq!([value("subscription"), value("reason")], ["billing", "no such customer"]);
         assert_eq!(value("time-micros"), "9");
+    }
+
+    #[test]
+    fn reads_what_it_marked_and_nothing_else() {
+        let name = |text| Name::parse(text).unwrap();
+        let letter = |offset| DeadLetter {
+            subscription: name("billing"),
+            topic: name("orders"),
+            offset,
+            attempts: 0,
+            reason: String::new(),
+            time: Timestamp(9),
+        };
+        let plain = Envelope(bytes::Bytes::from_static(b"\x0a\x01x\x1a\x06\x0a\x01a\x12\x01b"));
+        assert_eq!(DeadLetter::read(&plain), None);
+        let marked = letter(7).mark(&plain);
+        assert_eq!(DeadLetter::read(&marked), Some(letter(7)));
+        assert_eq!(DeadLetter::read(&letter(8).mark(&marked)), Some(letter(8)), "the last death counts");
+        let broken = Envelope(bytes::Bytes::from_static(b"\x0a\xff"));
+        assert_eq!(DeadLetter::read(&broken), None);
     }
 }

@@ -3,6 +3,7 @@
 use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use super::redrive::ONLY_FOR;
 use super::time::Timestamp;
 
 /// What the engine reads of a message, without decoding or copying it.
@@ -16,6 +17,8 @@ pub struct Header<'a> {
     pub deliver_time: Option<Timestamp>,
     /// Not delivered from then on.
     pub expire_time: Option<Timestamp>,
+    /// The one subscription that it is for, after a redrive; empty for all.
+    pub only_for: &'a str,
 }
 
 impl<'a> Header<'a> {
@@ -39,6 +42,7 @@ impl<'a> Header<'a> {
         let (number, wire) = decode_key(encoded).ok()?;
         match number {
             2 => self.key = str::from_utf8(bytes(wire, encoded)?).ok()?,
+            3 => self.read_attribute(bytes(wire, encoded)?),
             4 => self.id = str::from_utf8(bytes(wire, encoded)?).ok()?,
             9 => self.deliver_time = Some(timestamp(bytes(wire, encoded)?)?),
             10 => self.expire_time = Some(timestamp(bytes(wire, encoded)?)?),
@@ -46,6 +50,20 @@ impl<'a> Header<'a> {
             other => skip_field(wire, other, encoded, DecodeContext::default()).ok()?,
         }
         Some(())
+    }
+
+    /// An entry of a map is on the wire a message of a name and a value. Only one name counts, and
+    /// encoders write the name first; any other entry is told by its first bytes.
+    fn read_attribute(&mut self, mut entry: &'a [u8]) {
+        if !entry.get(2..).is_some_and(|rest| rest.starts_with(ONLY_FOR.as_bytes())) {
+            return;
+        }
+        let mut field = || bytes(decode_key(&mut entry).ok()?.1, &mut entry);
+        if let (Some(name), value) = (field(), field())
+            && name == ONLY_FOR.as_bytes()
+        {
+            self.only_for = str::from_utf8(value.unwrap_or_default()).unwrap_or_default();
+        }
     }
 }
 
@@ -77,7 +95,7 @@ mod tests {
             data: vec![1, 2, 3].into(),
             key: "k".into(),
             id: "i".into(),
-            attributes: [("a".to_owned(), "b".to_owned())].into(),
+            attributes: [("a".to_owned(), "b".to_owned()), (ONLY_FOR.to_owned(), "s".to_owned())].into(),
             r#type: "t".into(),
             deliver_time: time(5, 1),
             expire_time: time(-5, 0),
@@ -87,8 +105,23 @@ mod tests {
         prost::encoding::uint64::encode(100, &42, &mut encoded);
         let header = Header::read(&encoded);
         let times = (Some(Timestamp(5_000_001)), Some(Timestamp(0)));
-        assert_eq!(header, Header { key: "k", id: "i", deliver_time: times.0, expire_time: times.1 });
+        let expected =
+            Header { key: "k", id: "i", deliver_time: times.0, expire_time: times.1, only_for: "s" };
+        assert_eq!(header, expected);
         assert_eq!(Header::read(&[]), Header::default());
+    }
+
+    #[test]
+    fn only_the_attribute_itself_says_who_a_message_is_for() {
+        let only_for = |name: &str, value: &str| {
+            let attributes = [(name.to_owned(), value.to_owned())].into();
+            let encoded = Message { attributes, ..Message::default() }.encode_to_vec();
+            Header::read(&encoded).only_for.to_owned()
+        };
+        assert_eq!(only_for(ONLY_FOR, "billing"), "billing");
+        assert_eq!(only_for(ONLY_FOR, ""), "");
+        assert_eq!(only_for(&format!("{ONLY_FOR}s"), "billing"), "");
+        assert_eq!(only_for("other", ONLY_FOR), "");
     }
 
     #[test]

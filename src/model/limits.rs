@@ -141,3 +141,26 @@ pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
 
 /// Silence on a stream after which a heartbeat is sent.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a subscription remembers to have happened to its messages. What happened alike to consecutive
+/// messages within a tenth of a second counts once.
+pub const HISTORY_ENTRIES: usize = 1_024;
+/// How long a consumer may hold all that its credit allows, while more is waiting, before it is slow.
+pub const SLOW_CONSUMER_AFTER: Duration = Duration::from_secs(10);
+/// How long nothing more is said of the same slow consumer.
+pub const SLOW_CONSUMER_SILENCE: Duration = Duration::from_secs(60);
+/// Most streams of advisories, and as many of changes to topics, at once.
+pub const MAX_WATCHERS: usize = 256;
+/// How far behind a watcher may be, in events.
+pub const WATCH_BACKLOG: usize = 1_024;
+
+/// Letters that one redrive or purge deals with when the request names no number.
+pub const DEFAULT_REDRIVE_MESSAGES: usize = 1_000;
+/// Most letters that one redrive or purge deals with.
+pub const MAX_REDRIVE_MESSAGES: usize = 10_000;
+/// Highest `max_per_second` of a redrive.
+pub const MAX_REDRIVE_RATE: u32 = 1_000_000;
+/// Messages of a dead-letter topic that one request looks at.
+pub const MAX_LETTERS_SCANNED: usize = 100_000;
+/// Letters that a redrive lists as skipped.
+pub const MAX_SKIPPED_LISTED: usize = 100;

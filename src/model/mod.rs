@@ -2,21 +2,28 @@
 //!
 //! Knows no other module of the crate, and does no I/O.
 
+pub mod advisory;
+pub mod consumer;
 pub mod dead_letter;
 pub mod error;
+pub mod explain;
 pub mod filter;
 pub mod header;
 pub mod limits;
 pub mod message;
 pub mod name;
+pub mod redrive;
 pub mod retention;
 pub mod retry;
 pub mod subscription;
 pub mod time;
 pub mod topic;
 
+pub use advisory::{Advisory, Notice};
+pub use consumer::ConsumerInfo;
 pub use dead_letter::DeadLetter;
 pub use error::Kind;
+pub use explain::{Explanation, Happening, Journey, Moment, Standing};
 pub use filter::{Filter, FilterError};
 pub use header::Header;
 pub use message::{Delivery, Duplicate, Durability, Envelope, Offset, Receipt, Start, StoredMessage};

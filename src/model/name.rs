@@ -52,6 +52,24 @@ impl Name {
         Ok(Self(text.into()))
     }
 
+    /// The name of something that the server itself keeps about `of`. No client can use it.
+    #[must_use]
+    pub fn internal(kind: &str, of: &Self) -> Self {
+        Self(format!("_{kind}.{of}").into())
+    }
+
+    /// A name that was checked when it was stored, the server's own included.
+    pub fn stored(text: &str) -> Result<Self, NameError> {
+        text.split('.').try_for_each(|part| check_part(text, part))?;
+        Ok(Self(text.into()))
+    }
+
+    /// Whether it is the name of something that the server itself keeps.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with('_')
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -150,6 +168,17 @@ mod tests {
         for bad in bad.into_iter().chain([&*"x".repeat(256)]) {
             assert!(Name::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_servers_own_names_are_no_clients() {
+        let longest = Name::parse(&"x".repeat(255)).unwrap();
+        let own = Name::internal("dead-letters", &longest);
+        assert!(own.is_internal() && !longest.is_internal());
+        assert!(Name::parse(own.as_str()).is_err());
+        assert_eq!(Name::stored(own.as_str()), Ok(own));
+        assert_eq!(Name::stored("orders.eu"), Name::parse("orders.eu"));
+        assert!(Name::stored("a/b").is_err());
     }
 
     #[test]

@@ -13,6 +13,12 @@ impl Timestamp {
         Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
+    /// So much earlier; the epoch itself, if that is later.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+    }
+
     /// The wall clock's time now; the epoch itself on a clock set before it.
     #[must_use]
     pub fn now() -> Self {

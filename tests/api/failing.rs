@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use columba::engine::{
     Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt, Purged,
-    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange, TopicChanged,
+    Watch,
 };
 use columba::model::{
-    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
-    SubscriptionStats, Topic, TopicSettings,
+    Advisory, ConsumerInfo, Delivery, Envelope, Explanation, Name, Offset, Receipt, Start, StoredMessage,
+    Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 use columba::proto::v1::subscribe_request::Target as WireTarget;
 use columba::proto::v1::{SubscribeRequest, subscribe_response::Event};
@@ -42,6 +43,7 @@ impl Engine for Failing {
             persistent: false,
             exclusive: false,
             key_ordered: false,
+            history: false,
             commit: false,
         }
     }
@@ -100,7 +102,28 @@ impl Engine for Failing {
     async fn stats(&self, _: &Name) -> Result<SubscriptionStats> {
         failure()
     }
-    async fn subscribe(&self, _: Target, _: Credit) -> Result<Box<dyn Consumer>> {
+    async fn browse(&self, _: &Name, _: Offset, _: ReadLimit) -> Result<Vec<StoredMessage>> {
+        failure()
+    }
+    async fn move_message(&self, _: &Name, _: Offset, _: &Name, _: Envelope) -> Result<Receipt> {
+        failure()
+    }
+    async fn discard(&self, _: &Name, _: Vec<Offset>) -> Result<u64> {
+        failure()
+    }
+    async fn consumers(&self, _: Option<&Name>) -> Result<Vec<ConsumerInfo>> {
+        failure()
+    }
+    async fn explain(&self, _: &Name, _: Offset) -> Result<Explanation> {
+        failure()
+    }
+    fn advisories(&self) -> Result<Watch<Advisory>> {
+        failure()
+    }
+    fn topic_changes(&self) -> Result<Watch<TopicChanged>> {
+        failure()
+    }
+    async fn subscribe_as(&self, _: Target, _: Credit, _: &str) -> Result<Box<dyn Consumer>> {
         Ok(Box::new(Silent))
     }
     async fn pull(&self, _: &Name, _: ReadLimit, _: Duration) -> Result<Vec<Delivery>> {

@@ -5,8 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admin;
 mod commit;
 mod consume;
+mod dead_letters;
 mod duplicates;
 mod failing;
 mod filters;
@@ -16,3 +18,4 @@ mod server;
 mod subscribe;
 mod subscriptions;
 mod topics;
+mod watching;

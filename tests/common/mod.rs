@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use columba::engine::{Engine, MemoryEngine};
 use columba::proto::admin::admin_service_client::AdminServiceClient;
+use columba::proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use columba::proto::v1::publisher_service_client::PublisherServiceClient;
 use columba::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use columba::proto::v1::subscription_service_client::SubscriptionServiceClient;
@@ -93,6 +94,10 @@ impl TestServer {
 
     pub fn subscriber(&self) -> SubscriberServiceClient<Channel> {
         SubscriberServiceClient::new(self.channel())
+    }
+
+    pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
+        DeadLetterServiceClient::new(self.channel())
     }
 
     pub fn admin(&self) -> AdminServiceClient<Channel> {

@@ -12,6 +12,9 @@ use crate::embedded::topic::TopicHandle;
 use crate::engine::{Error, ReadLimit, Result, Terms};
 use crate::model::{DeadLetter, Durability, Name, Offset, Timestamp};
 
+/// What came of it: the place of the dead letter.
+pub(crate) type Buried = Result<(Name, Offset)>;
+
 /// What burying a message takes.
 pub(crate) struct Burial {
     pub(crate) log: Log,
@@ -25,9 +28,9 @@ pub(crate) struct Burial {
 }
 
 impl Burial {
-    /// Publishes the dead letter and settles the message, in one transaction; durable when this returns.
-    /// After an error, neither has happened.
-    pub(crate) async fn run(self, offset: Offset, given_up: GivenUp) -> Result<()> {
+    /// Publishes the dead letter and settles the message, in one transaction; durable when this returns, with
+    /// the letter's offset. After an error, neither has happened.
+    pub(crate) async fn run(self, offset: Offset, given_up: GivenUp) -> Result<Offset> {
         let limit = ReadLimit { messages: 1, bytes: 1 };
         let messages = self.log.reader.read(&self.topic, offset, limit).await?.messages;
         let damaged = || Error::Damaged { topic: self.topic.name.clone(), first: offset, last: offset };
@@ -61,6 +64,7 @@ impl Burial {
             reply: Some(reply),
             place,
         }));
-        self.log.answer(receipt).await.map(|_receipts| ())
+        let receipts = self.log.answer(receipt).await?;
+        Ok(receipts.first().map_or(0, |receipt| receipt.first))
     }
 }

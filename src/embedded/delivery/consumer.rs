@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::dispatch::{Event, SLOT_PLACES, Seat};
+use super::dispatch::{Event, Member, SLOT_PLACES, Seat};
 use super::leases::ConsumerId;
 use crate::engine::idle::User;
 use crate::engine::{Consumer, Credit, Error, Result};
@@ -13,7 +13,7 @@ use crate::model::Delivery;
 
 /// A consumer of a durable subscription. Dropping it gives back what it holds.
 pub(crate) struct DurableConsumer {
-    name: String,
+    member: Arc<Member>,
     seat: Seat,
     events: mpsc::Sender<Event>,
     slot: mpsc::Receiver<Result<Vec<Delivery>>>,
@@ -29,20 +29,23 @@ pub(crate) struct DurableConsumer {
 impl DurableConsumer {
     /// Connects to a subscription.
     pub(crate) async fn join(
-        name: String,
+        member: Member,
         events: mpsc::Sender<Event>,
         credit: Credit,
         end: watch::Receiver<Option<Error>>,
         places: ([OwnedSemaphorePermit; 2], User),
     ) -> Result<Self> {
         let goodbye = Some(events.clone().reserve_owned().await.map_err(|_| reason(&end))?);
-        let (slot_sender, slot) = mpsc::channel(SLOT_PLACES);
+        let (slot_sender, slot_receiver) = mpsc::channel(SLOT_PLACES);
         let (reply, joined) = oneshot::channel();
         // Made before the dispatcher hears of it: if this future is dropped at any point, the goodbye
         // follows the greeting.
         let seat = Seat::default();
-        let join = Event::Join { credit, slot: slot_sender, seat: Arc::clone(&seat), reply };
-        let consumer = Self { name, seat, events, slot, waiting: false, end, goodbye, _places: places };
+        let member = Arc::new(member);
+        let (slot, member_too) = (slot_sender, Arc::clone(&member));
+        let join = Event::Join { member: member_too, credit, slot, seat: Arc::clone(&seat), reply };
+        let consumer =
+            Self { member, seat, events, slot: slot_receiver, waiting: false, end, goodbye, _places: places };
         consumer.events.send(join).await.map_err(|_| reason(&consumer.end))?;
         joined.await.map_err(|_| reason(&consumer.end))??;
         Ok(consumer)
@@ -61,7 +64,7 @@ pub(crate) fn reason(end: &watch::Receiver<Option<Error>>) -> Error {
 #[async_trait]
 impl Consumer for DurableConsumer {
     fn id(&self) -> &str {
-        &self.name
+        &self.member.id
     }
 
     async fn next(&mut self) -> Result<Vec<Delivery>> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::fs::Fs;
 use crate::engine::Error;
+use crate::model::Notice;
 
 /// How often free disk space is looked at while publishing, and there is plenty.
 pub(super) const SPACE_CHECK: Duration = Duration::from_secs(1);
@@ -44,5 +45,28 @@ impl Space {
     /// So many bytes go to the disk.
     pub(super) fn spend(&mut self, bytes: u64) {
         self.available = self.available.saturating_sub(bytes);
+    }
+}
+
+/// Whether it was said that the disk is low.
+#[derive(Default)]
+pub(super) struct SpaceNotice {
+    low: bool,
+}
+
+impl SpaceNotice {
+    /// What there is to say of a check: something only when it has changed.
+    pub(super) fn change(&mut self, checked: &Result<(), Error>) -> Option<Notice> {
+        match checked {
+            Ok(()) if self.low => {
+                self.low = false;
+                Some(Notice::DiskOk)
+            }
+            Err(Error::DiskFull { available, reserve }) if !self.low => {
+                self.low = true;
+                Some(Notice::DiskLow { available: *available, reserve: *reserve })
+            }
+            _ => None,
+        }
     }
 }

@@ -22,7 +22,7 @@ use super::index::{Part, Run};
 use super::plan::{Planned, plan};
 use super::segments::{self, BALLAST, Segments};
 use super::sidecar::{SegmentIndex, Source};
-use super::space::{SPACE_CHECK, Space};
+use super::space::{SPACE_CHECK, Space, SpaceNotice};
 use super::tail::Tail;
 use super::transaction::{Publication, Settle, Transaction};
 use super::{Operation, Place};
@@ -31,8 +31,8 @@ use crate::embedded::names::Marker;
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::state::{Record, State};
 use crate::embedded::topic::TopicHandle;
-use crate::engine::Error;
-use crate::model::{Durability, Offset, Receipt, Timestamp};
+use crate::engine::{Announcer, Error};
+use crate::model::{Advisory, Durability, Offset, Receipt, Timestamp};
 
 mod upkeep;
 
@@ -59,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) end: LogEnd,
     /// Topics with messages in the active segment.
     pub(crate) touched: BTreeMap<u64, Arc<TopicHandle>>,
+    /// Tells those who watch.
+    pub(crate) advisories: Announcer<Advisory>,
 }
 
 /// Where the log ends.
@@ -94,6 +96,7 @@ pub(crate) struct Writer {
     closing: bool,
     last_time: Timestamp,
     space: Space,
+    space_notice: SpaceNotice,
     asked: Asked,
     /// About as much as the next batch may take.
     last_batch_bytes: usize,
@@ -178,6 +181,7 @@ impl Writer {
             closing: false,
             last_time,
             space: Space::default(),
+            space_notice: SpaceNotice::default(),
             asked: Asked::default(),
             last_batch_bytes: 0,
         }
@@ -339,7 +343,12 @@ impl Writer {
 
     /// Refuses what can be done without while there is little space.
     fn check_space(&mut self) -> Result<(), Error> {
-        self.space.check(&*self.parts.fs, self.parts.disk_reserve_bytes, self.parts.segment_bytes)
+        let (reserve, segment) = (self.parts.disk_reserve_bytes, self.parts.segment_bytes);
+        let checked = self.space.check(&*self.parts.fs, reserve, segment);
+        if let Some(notice) = self.space_notice.change(&checked) {
+            self.parts.advisories.tell(|| Advisory::now(notice));
+        }
+        checked
     }
 
     /// Notes what is settled by a frame of the batch.

@@ -1,5 +1,6 @@
 //! Tests of the engine as a whole, on a simulated disk.
 
+mod advisories;
 mod cleaning;
 mod commits;
 mod conformance;
@@ -12,6 +13,7 @@ mod idle;
 mod joining;
 mod leases;
 mod names;
+mod redrive;
 mod stuck;
 mod turns;
 

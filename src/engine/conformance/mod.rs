@@ -17,14 +17,17 @@ pub(crate) mod compaction;
 pub(crate) mod consuming;
 pub(crate) mod credit;
 pub(crate) mod dead_letters;
+pub(crate) mod directed;
 pub(crate) mod duplicates;
 pub(crate) mod ephemeral;
 pub(crate) mod exclusive;
 pub(crate) mod expiring;
+pub(crate) mod explaining;
 pub(crate) mod filters;
 mod fixture;
 pub(crate) mod key_ordered;
 pub(crate) mod keys;
+pub(crate) mod moving;
 pub(crate) mod pausing;
 pub(crate) mod persistence;
 pub(crate) mod publishing;
@@ -37,6 +40,7 @@ pub(crate) mod settling;
 pub(crate) mod sharing;
 pub(crate) mod subscriptions;
 pub(crate) mod topics;
+pub(crate) mod watching;
 
 use std::sync::Arc;
 
@@ -194,6 +198,24 @@ macro_rules! conformance_suite {
                 a_topic_that_takes_letters_stays, failures_wait_as_the_policy_says,
                 the_policy_can_be_changed, a_pause_gives_nothing_up,
             }
+            moving {
+                browse_shows_what_is_not_settled, a_moved_message_is_here_or_there,
+                of_many_moves_one_succeeds, a_refused_move_changes_nothing, discarded_messages_are_settled,
+                the_servers_own_subscriptions_are_hidden, the_servers_own_subscriptions_go_with_the_topic,
+            }
+            directed {
+                others_skip_what_is_for_one, what_is_skipped_holds_up_nothing, a_seek_back_skips_again,
+                ephemeral_consumers_see_everything,
+            }
+            explaining {
+                a_message_is_followed_through_its_life, what_happened_is_remembered,
+                a_dead_message_tells_where_its_letter_is, a_skipped_message_says_so,
+                unknown_messages_are_not_found, consumers_are_listed,
+            }
+            watching {
+                a_given_up_message_is_announced, changes_to_topics_are_told_in_order,
+                watching_ends_with_the_engine,
+            }
             ephemeral {
                 starts_where_asked, waits_at_an_offset_past_the_end, leases_nothing,
                 readers_do_not_share, responses_are_bounded_by_credit, none_stops_and_more_resumes,
@@ -220,6 +242,7 @@ macro_rules! conformance_suite {
                 unsettled_messages_return_and_settled_ones_do_not,
                 an_ack_from_before_counts, an_id_from_before_expires_when_handed_out_again,
                 only_the_last_id_from_before_counts, attempts_are_counted_on, a_seek_and_a_pause_stay, attempts_used_up_before_stay_used_up,
+                moved_and_discarded_messages_stay_so,
             }
         }
     };

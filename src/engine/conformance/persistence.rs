@@ -203,3 +203,20 @@ pub(crate) async fn only_the_last_id_from_before_counts(mut harness: impl Harnes
     assert_eq!(engine.failure(&first[0], ACK).await, Failure::Expired);
     assert_eq!(engine.ack(&second).await, 1);
 }
+
+pub(crate) async fn moved_and_discarded_messages_stay_so(mut harness: impl Harness) {
+    if !persistent(&harness) {
+        return;
+    }
+    let engine = Fixture::subscribed(&harness).await;
+    engine.create_topic(name("other"), TopicSettings::default(), Intent::Apply).await.unwrap();
+    engine.publish(5).await;
+    engine.move_message(&subscription(), 2, &name("other"), envelope("moved")).await.unwrap();
+    engine.discard(&subscription(), vec![4]).await.unwrap();
+    let engine = reopened(&mut harness, engine).await;
+    assert_eq!(engine.read(&name("other"), Start::Earliest, PLENTY).await.unwrap().len(), 1);
+    assert_eq!(engine.browse(&subscription(), 1, PLENTY).await.unwrap().len(), 3);
+    let again = engine.move_message(&subscription(), 2, &name("other"), envelope("moved")).await;
+    assert_eq!(again, Err(Error::AlreadySettled { subscription: subscription(), offset: 2 }));
+    assert_eq!(offsets(&engine.pull_n(3).await), [1, 3, 5]);
+}

@@ -41,12 +41,12 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit) -> Result<Self> {
+    pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit, name: &str) -> Result<Self> {
         let seat = Seat::take(shared)?;
         let (number, user) = shared.change(|state| {
             let number = state.queue(&subscription)?.number;
             let queue = state.queue_numbered(&subscription, number)?.0;
-            queue.join(seat.number, credit)?;
+            queue.join(seat.number, credit, name.to_owned())?;
             Ok((number, queue.idle.enter()))
         })?;
         Ok(Self { seat, subscription, number, _user: user })

@@ -6,6 +6,7 @@
 //! everything, and its cost grows with the number of waiting consumers.
 
 mod ack_id;
+mod asking;
 mod commit;
 mod consumer;
 mod keys;
@@ -26,11 +27,12 @@ use self::queue::Room;
 use self::state::State;
 use super::{
     Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page, PendingReceipt, Purged,
-    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange,
+    ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms, TopicChange, TopicChanged,
+    Watch,
 };
 use crate::model::{
-    Delivery, Envelope, Name, Offset, Start, StoredMessage, Subscription, SubscriptionSettings,
-    SubscriptionStats, Topic, TopicSettings,
+    Advisory, ConsumerInfo, Delivery, Envelope, Explanation, Name, Offset, Receipt, Start, StoredMessage,
+    Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
 /// Keeps everything in memory, and forgets it when dropped. Its receipts say
@@ -116,10 +118,24 @@ impl Shared {
     }
 }
 
+/// Resolves when the engine is closed.
+async fn closed(mut changed: watch::Receiver<()>, shared: Arc<Shared>) {
+    while !shared.lock().closed {
+        let _ = changed.changed().await;
+    }
+}
+
 #[async_trait]
 impl Engine for MemoryEngine {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "memory", persistent: false, exclusive: true, key_ordered: true, commit: true }
+        Capabilities {
+            engine: "memory",
+            persistent: false,
+            exclusive: true,
+            key_ordered: true,
+            history: false,
+            commit: true,
+        }
     }
 
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic> {
@@ -207,9 +223,49 @@ impl Engine for MemoryEngine {
         self.0.change(|state| state.stats(subscription))
     }
 
-    async fn subscribe(&self, target: Target, credit: Credit) -> Result<Box<dyn Consumer>> {
+    async fn browse(
+        &self,
+        subscription: &Name,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Vec<StoredMessage>> {
+        self.0.look(|state| state.browse(subscription, from, limit))
+    }
+
+    async fn move_message(
+        &self,
+        subscription: &Name,
+        offset: Offset,
+        to: &Name,
+        envelope: Envelope,
+    ) -> Result<Receipt> {
+        self.0.change(|state| state.move_message(subscription, offset, to, envelope))
+    }
+
+    async fn discard(&self, subscription: &Name, offsets: Vec<Offset>) -> Result<u64> {
+        self.0.change(|state| state.discard(subscription, offsets))
+    }
+
+    async fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>> {
+        self.0.look(|state| state.consumers(subscription))
+    }
+
+    async fn explain(&self, topic: &Name, offset: Offset) -> Result<Explanation> {
+        self.0.change(|state| state.explain(topic, offset))
+    }
+
+    fn advisories(&self) -> Result<Watch<Advisory>> {
+        self.0.look(|state| state.advisories.watch(closed(self.0.changed.subscribe(), Arc::clone(&self.0))))
+    }
+
+    fn topic_changes(&self) -> Result<Watch<TopicChanged>> {
+        self.0
+            .look(|state| state.topic_changes.watch(closed(self.0.changed.subscribe(), Arc::clone(&self.0))))
+    }
+
+    async fn subscribe_as(&self, target: Target, credit: Credit, name: &str) -> Result<Box<dyn Consumer>> {
         Ok(match target {
-            Target::Durable(subscription) => Box::new(Durable::open(&self.0, subscription, credit)?),
+            Target::Durable(subscription) => Box::new(Durable::open(&self.0, subscription, credit, name)?),
             Target::Ephemeral { topic, start, filter } => {
                 Box::new(Ephemeral::open(&self.0, topic, start, filter, credit)?)
             }

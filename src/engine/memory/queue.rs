@@ -17,8 +17,8 @@ use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
 use crate::model::filter::Facts;
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
 use crate::model::{
-    DeadLetter, Delivery, Filter, Header, Mode, Offset, RetryPolicy, StoredMessage, Subscription,
-    SubscriptionStats, Timestamp,
+    ConsumerInfo, DeadLetter, Delivery, Filter, Header, Mode, Offset, RetryPolicy, StoredMessage,
+    Subscription, SubscriptionStats, Timestamp,
 };
 
 /// A subscription and its state.
@@ -34,6 +34,8 @@ pub(super) struct Queue {
     settled: BTreeSet<Offset>,
     /// The first message that was not handed out, with all after it.
     next: Offset,
+    /// Messages up to here were looked at, whether they are for others.
+    pub(super) seen: Offset,
     /// What was not handed out before that.
     passed: BTreeSet<Offset>,
     /// What was handed out and is not settled.
@@ -79,6 +81,8 @@ impl Handed {
 }
 
 struct Member {
+    name: String,
+    since: Timestamp,
     credit: Credit,
     waiting: bool,
 }
@@ -102,6 +106,7 @@ impl Queue {
             settled: BTreeSet::new(),
             next,
             passed: BTreeSet::new(),
+            seen: next - 1,
             handed: BTreeMap::new(),
             deliveries: 0,
             pulls: 0,
@@ -149,7 +154,7 @@ impl Queue {
     /// Settles everything before `next`, and nothing from there on.
     pub(super) fn seek(&mut self, next: Offset) -> Offset {
         self.epoch += 1;
-        (self.floor, self.next) = (next - 1, next);
+        (self.floor, self.next, self.seen) = (next - 1, next, next - 1);
         self.settled.clear();
         self.passed.clear();
         self.handed.clear();
@@ -169,13 +174,14 @@ impl Queue {
         }
     }
 
-    pub(super) fn join(&mut self, consumer: u64, credit: Credit) -> Result<()> {
+    pub(super) fn join(&mut self, consumer: u64, credit: Credit, name: String) -> Result<()> {
         if self.consumers.len() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
             let limit = MAX_CONSUMERS_PER_SUBSCRIPTION;
             return Err(Error::TooMany { what: "consumers of this subscription", limit });
         }
         self.check_running()?;
-        self.consumers.insert(consumer, Member { credit, waiting: false });
+        let since = Timestamp::now();
+        self.consumers.insert(consumer, Member { name, since, credit, waiting: false });
         Ok(())
     }
 
@@ -338,10 +344,6 @@ impl Queue {
                 self.done(offset);
             }
         }
-    }
-
-    pub(super) fn is_settled(&self, offset: Offset) -> bool {
-        offset <= self.floor || self.settled.contains(&offset)
     }
 
     /// Everything that is not settled and was not handed out.
@@ -515,7 +517,32 @@ impl Queue {
         given_up
     }
 
-    fn done(&mut self, offset: Offset) {
+    pub(super) fn is_settled(&self, offset: Offset) -> bool {
+        offset <= self.floor || self.settled.contains(&offset)
+    }
+
+    /// The open consumers, the oldest first.
+    pub(super) fn infos(&self, now: Instant) -> Vec<ConsumerInfo> {
+        let info = |(&id, member): (&u64, &Member)| {
+            let held = || {
+                self.handed.values().filter(|it| it.holder == Some(Holder::Consumer(id)) && it.in_flight(now))
+            };
+            ConsumerInfo {
+                number: id,
+                id: format!("consumer-{id}"),
+                name: member.name.clone(),
+                subscription: self.subscription.name.clone(),
+                since: member.since,
+                outstanding_messages: u32::try_from(held().count()).unwrap_or(u32::MAX),
+                outstanding_bytes: held().map(|it| it.bytes).sum(),
+                max_messages: member.credit.messages,
+                max_bytes: member.credit.bytes,
+            }
+        };
+        self.consumers.iter().map(info).collect()
+    }
+
+    pub(super) fn done(&mut self, offset: Offset) {
         self.handed.remove(&offset);
         self.passed.remove(&offset);
         if offset > self.floor {

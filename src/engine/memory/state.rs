@@ -10,12 +10,13 @@ use super::ack_id::AckIds;
 use super::log::Log;
 use super::queue::Queue;
 use crate::engine::{
-    Error, Intent, Page, Purged, Result, Settled, Settlement, SubscriptionChange, TopicChange,
+    Announcer, Error, Intent, Page, Purged, Result, Settled, Settlement, SubscriptionChange, TopicChange,
+    TopicChanged,
 };
 use crate::model::limits::{MAX_CONSUMERS, MAX_SUBSCRIPTIONS, MAX_TOPICS};
 use crate::model::{
-    Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats, Timestamp, Topic,
-    TopicSettings,
+    Advisory, DeadLetter, Name, Notice, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats,
+    Timestamp, Topic, TopicSettings,
 };
 
 /// The state behind the engine's lock.
@@ -31,6 +32,8 @@ pub(super) struct State {
     consumers: usize,
     /// Some topic was told not to keep everything.
     limited: bool,
+    pub(super) advisories: Announcer<Advisory>,
+    pub(super) topic_changes: Announcer<TopicChanged>,
     pub(super) closed: bool,
 }
 
@@ -56,6 +59,7 @@ impl State {
         let topic = log.topic();
         if intent == Intent::Apply {
             self.topics.insert(name, log);
+            self.topic_changes.tell(|| TopicChanged::Created(topic.clone()));
         }
         Ok(topic)
     }
@@ -98,9 +102,13 @@ impl State {
         let revision = log.revision + u64::from(settings != log.settings);
         let topic = Topic { settings, revision, ..log.topic() };
         if intent == Intent::Apply {
+            let changed = log.revision != revision;
             log.set_settings(topic.settings.clone());
             log.revision = revision;
             self.limited |= !topic.settings.retention.keeps_all();
+            if changed {
+                self.topic_changes.tell(|| TopicChanged::Updated(topic.clone()));
+            }
         }
         Ok(topic)
     }
@@ -146,13 +154,16 @@ impl State {
         check_revision(name, self.log(name)?.revision, expected)?;
         let uses = |queue: &&Queue| {
             let SubscriptionSettings { topic, retry, .. } = &queue.subscription.settings;
-            topic == name || retry.dead_letter_topic.as_ref() == Some(name)
+            let own = queue.subscription.name.is_internal();
+            !own && (topic == name || retry.dead_letter_topic.as_ref() == Some(name))
         };
         if let Some(queue) = self.subscriptions.values().find(uses) {
             let subscription = queue.subscription.name.clone();
             return Err(Error::TopicInUse { topic: name.clone(), subscription });
         }
         self.topics.remove(name);
+        self.subscriptions.retain(|_, queue| queue.subscription.settings.topic != *name);
+        self.topic_changes.tell(|| TopicChanged::Deleted(name.clone()));
         Ok(())
     }
 
@@ -185,7 +196,7 @@ impl State {
         self.subscriptions.get(name).ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
     }
 
-    fn queue_mut(&mut self, name: &Name) -> Result<&mut Queue> {
+    pub(super) fn queue_mut(&mut self, name: &Name) -> Result<&mut Queue> {
         self.subscriptions.get_mut(name).ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
     }
 
@@ -201,6 +212,7 @@ impl State {
 
     pub(super) fn subscriptions(&self, page: &Page, topic: Option<&Name>) -> Vec<Subscription> {
         let all = entries(&self.subscriptions, page).map(|queue| &queue.subscription);
+        let all = all.filter(|found| !found.name.is_internal());
         let of_topic = all.filter(|found| topic.is_none_or(|topic| found.settings.topic == *topic));
         of_topic.take(page.limit).cloned().collect()
     }
@@ -302,17 +314,29 @@ impl State {
         self.bury(name)
     }
 
-    /// Puts the messages that a subscription has given up by now where they go.
+    /// The subscriptions that are not the server's own.
+    pub(super) fn users_queues(&self) -> impl Iterator<Item = &Queue> {
+        self.subscriptions.values().filter(|queue| !queue.subscription.name.is_internal())
+    }
+
+    /// Puts the messages that a subscription has given up by now where they go, and skips those that are
+    /// for others.
     pub(super) fn bury(&mut self, name: &Name) -> Result<()> {
         let Some(queue) = self.subscriptions.get_mut(name) else { return Ok(()) };
-        queue.drop_expired(&self.topics[&queue.subscription.settings.topic], Instant::now());
+        let log = &self.topics[&queue.subscription.settings.topic];
+        queue.drop_expired(log, Instant::now());
+        queue.skip_foreign(log);
         for letter in queue.give_up(Instant::now()) {
             let settings = &self.subscriptions[name].subscription.settings;
+            let mut place = None;
             if let Some(topic) = settings.retry.dead_letter_topic.clone() {
                 let message = self.topics[&settings.topic].get(letter.offset).expect("it was delivered");
                 let marked = letter.mark(&message.envelope);
-                self.log_mut(&topic)?.append(vec![marked]);
+                let log = self.log_mut(&topic)?;
+                log.append(vec![marked]);
+                place = Some((topic, log.last()));
             }
+            self.advisories.tell(|| given_up(letter, place));
         }
         Ok(())
     }
@@ -337,6 +361,14 @@ impl State {
 
     pub(super) fn close_consumer(&mut self) {
         self.consumers -= 1;
+    }
+}
+
+fn given_up(letter: DeadLetter, place: Option<(Name, Offset)>) -> Advisory {
+    let DeadLetter { subscription, topic, offset, attempts, reason, time } = letter;
+    Advisory {
+        time,
+        notice: Notice::GivenUp { subscription, topic, offset, attempts, reason, letter: place },
     }
 }
 

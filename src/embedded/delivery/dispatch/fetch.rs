@@ -117,7 +117,8 @@ impl Dispatcher {
                 // Never leave out what lies between.
                 if from <= expected {
                     self.skip_gone(from, &batch);
-                    self.arrive(batch.messages);
+                    let messages = self.skip_directed(batch.messages);
+                    self.arrive(messages);
                 }
             }
             // Whatever else came along is kept only if it is waiting too.
@@ -173,6 +174,7 @@ impl Dispatcher {
             subscription = %name, %topic, first, last,
             "passing over messages damaged on disk; seek the subscription past them to settle them"
         );
+        self.note_damage(first, last);
         self.leases.settle(first, last);
         self.passed_over = Some(self.passed_over.map_or(first, |before| before.min(first)));
     }

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use super::settle::Ranges;
 use super::{DeadLetters, Dispatcher, READ_RETRY};
-use crate::embedded::delivery::burial::Burial;
-use crate::engine::{Error, Result};
+use crate::embedded::delivery::burial::{Burial, Buried};
+use crate::engine::Error;
 use crate::model::Offset;
 
 impl Dispatcher {
@@ -34,14 +34,18 @@ impl Dispatcher {
                     subscription: (self.subject.id, self.subject.name.clone()),
                     committed: Arc::clone(&self.subject.committed),
                 };
-                self.burial = Some(Box::pin(async move { (offset, burial.run(offset, given_up).await) }));
+                let to = burial.dead_letters.name.clone();
+                self.burial = Some(Box::pin(async move {
+                    (offset, burial.run(offset, given_up).await.map(|letter| (to, letter)))
+                }));
             }
         }
     }
 
     fn drop_given_up(&mut self) {
         let (mut ranges, mut count) = (Ranges::default(), 0);
-        while let Some((offset, _)) = self.leases.next_given_up() {
+        while let Some((offset, given_up)) = self.leases.next_given_up() {
+            self.note_given_up(offset, &given_up, None);
             self.leases.settle(offset, offset);
             ranges.add(offset, offset);
             count += 1;
@@ -61,9 +65,12 @@ impl Dispatcher {
         self.bury_again = Some(Instant::now() + READ_RETRY);
     }
 
-    pub(super) fn buried(&mut self, offset: Offset, result: Result<()>) {
+    pub(super) fn buried(&mut self, offset: Offset, result: Buried) {
         match result {
-            Ok(()) => {
+            Ok(letter) => {
+                if let Some(given_up) = self.leases.given_up(offset).cloned() {
+                    self.note_given_up(offset, &given_up, Some(letter));
+                }
                 self.leases.settle(offset, offset);
                 self.dead_lettered += 1;
             }

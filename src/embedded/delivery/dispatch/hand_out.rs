@@ -132,6 +132,7 @@ impl Dispatcher {
         if !batch.is_empty() {
             self.used = now;
             self.write_down(&batch);
+            self.note_delivered(who.consumer(), &batch, now);
         }
         self.sign(batch)
     }

@@ -1,17 +1,20 @@
 //! The task that owns one subscription: it feeds the leases with what happens, fetches messages from
 //! the log, and hands them to consumers that wait.
 //!
-//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`sift`], [`give_up`] and
-//! [`reserve`] each add a part of the dispatcher.
+//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`directed`], [`sift`],
+//! [`give_up`], [`reserve`], [`requests`] and [`notices`] each add a part of the dispatcher.
 
+mod directed;
 mod fetch;
 mod give_up;
 mod hand_out;
+mod notices;
+mod requests;
 mod reserve;
 mod settle;
 mod sift;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -21,20 +24,23 @@ use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::fetch::Fetched;
+pub(crate) use self::requests::{Discarded, Member, Request};
 pub(crate) use self::reserve::Reservation;
 use self::settle::Ranges;
 use super::ack_id::Signer;
+use super::burial::Buried;
 use super::leases::{ConsumerId, Leases, Rules};
 use super::sieve::Sieve;
+use super::slow::SlowConsumers;
 use crate::embedded::attempts::Unwritten;
 use crate::embedded::log::format::Seek;
 use crate::embedded::log::transaction::Settle;
 use crate::embedded::log::{Log, Operation, Place};
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
-use crate::engine::{Credit, Error, Failure, ReadLimit, Result, Settlement};
+use crate::engine::{Announcer, Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::model::limits::MAX_CONSUMERS_PER_SUBSCRIPTION;
-use crate::model::{Delivery, Filter, Name, Offset, StoredMessage, Timestamp};
+use crate::model::{Advisory, Delivery, Filter, Name, Offset, StoredMessage, Timestamp};
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
@@ -60,7 +66,7 @@ pub(crate) type Seat = Arc<OnceLock<ConsumerId>>;
 /// Everything that can happen to a subscription from outside.
 pub(crate) enum Event {
     /// A consumer connects.
-    Join { credit: Credit, slot: Slot, seat: Seat, reply: oneshot::Sender<Result<()>> },
+    Join { member: Arc<Member>, credit: Credit, slot: Slot, seat: Seat, reply: oneshot::Sender<Result<()>> },
     /// A consumer waits for messages.
     Want(ConsumerId),
     /// A consumer's credit changes.
@@ -90,6 +96,8 @@ pub(crate) enum Event {
     Seek { next: Offset, reply: oneshot::Sender<Result<Offset>> },
     /// How is it going?
     Stats(oneshot::Sender<Snapshot>),
+    /// Anything else.
+    Request(Request),
 }
 
 /// What came of a settlement.
@@ -152,6 +160,8 @@ pub(crate) struct Subject {
     pub(crate) committed: Arc<Committed>,
     /// What is handed out and not written down yet.
     pub(crate) unwritten: Arc<Unwritten>,
+    /// Tells those who watch.
+    pub(crate) advisories: Announcer<Advisory>,
     /// Becomes the reason when the subscription ends.
     pub(crate) end: watch::Receiver<Option<Error>>,
 }
@@ -164,6 +174,9 @@ pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
         subject,
         leases,
         slots: BTreeMap::new(),
+        known: BTreeMap::new(),
+        slow: SlowConsumers::default(),
+        moving: BTreeSet::new(),
         takers: VecDeque::new(),
         ready: VecDeque::new(),
         again: BTreeMap::new(),
@@ -191,6 +204,11 @@ struct Dispatcher {
     leases: Leases,
     sieve: Sieve,
     slots: BTreeMap<ConsumerId, Slot>,
+    /// Who they are.
+    known: BTreeMap<ConsumerId, Arc<Member>>,
+    slow: SlowConsumers,
+    /// Messages that are being moved.
+    moving: BTreeSet<Offset>,
     /// Who waits, in turn. A consumer is here at most once.
     takers: VecDeque<Taker>,
     /// Fetched messages that were never handed out, in order.
@@ -205,7 +223,7 @@ struct Dispatcher {
     /// When fetched messages were last handed out, or came.
     used: Instant,
     /// A message on its way to the dead letters.
-    burial: Option<BoxFuture<'static, (Offset, Result<()>)>>,
+    burial: Option<BoxFuture<'static, (Offset, Buried)>>,
     /// The last one did not get there: not before this time again.
     bury_again: Option<Instant>,
     dead_lettered: u64,
@@ -272,13 +290,18 @@ impl Dispatcher {
             self.settle_unwanted(&[]);
             self.bury(now);
             self.commit_expired();
+            self.tell_of_slow(now);
             wake_at = self.wake_at(now);
         }
     }
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Join { credit, slot, seat, reply } => self.join(credit, slot, &seat, reply),
+            Event::Join { member, credit, slot, seat, reply } => {
+                if let Some(consumer) = self.join(credit, slot, &seat, reply) {
+                    self.known.insert(consumer, member);
+                }
+            }
             Event::Want(consumer) => self.takers.push_back(Taker::Consumer(consumer)),
             Event::Credit(consumer, credit) => self.leases.set_credit(consumer, credit),
             Event::Leave(seat) => seat.get().into_iter().for_each(|&consumer| self.leave(consumer, now)),
@@ -296,17 +319,24 @@ impl Dispatcher {
             Event::Pause(paused) => self.pause(paused),
             Event::Seek { next, reply } => self.seek(next, reply),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
+            Event::Request(request) => self.request(request, now),
         }
     }
 
-    fn join(&mut self, credit: Credit, slot: Slot, seat: &Seat, reply: oneshot::Sender<Result<()>>) {
+    fn join(
+        &mut self,
+        credit: Credit,
+        slot: Slot,
+        seat: &Seat,
+        reply: oneshot::Sender<Result<()>>,
+    ) -> Option<ConsumerId> {
         if self.subject.paused {
             let _ = reply.send(Err(Error::Paused(self.subject.name.clone())));
-            return;
+            return None;
         }
         if let Some(error) = self.unreadable_filter() {
             let _ = reply.send(Err(error));
-            return;
+            return None;
         }
         let consumer = self.leases.join(credit);
         let _ = seat.set(consumer);
@@ -316,10 +346,12 @@ impl Dispatcher {
         }
         // Whoever does not wait for it any more says goodbye.
         let _ = reply.send(Ok(()));
+        Some(consumer)
     }
 
     fn leave(&mut self, consumer: ConsumerId, now: Instant) {
         self.slots.remove(&consumer);
+        self.known.remove(&consumer);
         self.takers.retain(|taker| !matches!(taker, Taker::Consumer(id) if *id == consumer));
         self.leases.leave(consumer, now);
     }
@@ -352,6 +384,7 @@ impl Dispatcher {
             let _ = slot.try_send(Err(reason.clone()));
             self.leases.detach(consumer);
         }
+        self.known.clear();
         self.refuse_pulls(reason);
         self.takers.clear();
     }
@@ -400,6 +433,7 @@ impl Dispatcher {
         let unused = self.has_fetched().then_some(self.used + KEEP_FETCHED);
         let ends = self.leases.last_attempt_ends().into_iter().chain(self.leases.next_expiry(now));
         let always = unused.into_iter().chain(self.bury_again).chain(ends).chain(self.sieve.write_at());
+        let always = always.chain(self.slow_look());
         if self.takers.is_empty() {
             return always.filter(|&at| at > now).min();
         }

@@ -9,7 +9,7 @@ use super::{Dispatcher, SettleReply};
 use crate::embedded::delivery::ack_id::AckId;
 use crate::embedded::log::Place;
 use crate::engine::{Failure, Settlement};
-use crate::model::Offset;
+use crate::model::{Happening, Offset};
 
 impl Dispatcher {
     pub(super) fn settle(
@@ -25,6 +25,9 @@ impl Dispatcher {
             if let Err(failure) = self.settle_one(&id, settlement, now, &mut ranges) {
                 failures.push((id, failure));
             }
+        }
+        for &(first, last) in &ranges.0 {
+            self.leases.history.push(first, last, Happening::Acked, now);
         }
         let durable = (!ranges.0.is_empty()).then(|| {
             let (reply, durable) = oneshot::channel();
@@ -70,6 +73,7 @@ impl Dispatcher {
                 self.leases.check_lease(offset)?;
                 let deadline = deadline.unwrap_or(self.leases.ack_deadline());
                 self.leases.extend(offset, delivery, now + deadline);
+                self.leases.history.push(offset, offset, Happening::Extended, now);
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ mod lines;
 mod reserve;
 mod schedule;
 
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +19,15 @@ use std::time::{Duration, Instant};
 use self::lines::{Kept, Lines};
 use self::reserve::Reserved;
 use self::schedule::Schedule;
+use super::history::History;
 use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
 use crate::engine::{Credit, Failure, Retry};
-use crate::model::{Backoff, Mode, Offset, Timestamp};
+use crate::model::{Backoff, Happening, Mode, Offset, Timestamp};
 
 pub(crate) use self::handing::{About, Next};
 pub(crate) use self::lines::Key;
+pub(crate) use self::view::{Held, Place};
 
 /// A consumer's number, rising in the order of joining.
 pub(crate) type ConsumerId = u64;
@@ -41,7 +45,7 @@ impl Who {
     /// No pull has this number.
     const NOBODY: Self = Self::Pull(0);
 
-    fn consumer(self) -> Option<ConsumerId> {
+    pub(crate) fn consumer(self) -> Option<ConsumerId> {
         match self {
             Self::Consumer(consumer) => Some(consumer),
             Self::Pull(_) => None,
@@ -105,6 +109,8 @@ pub(crate) struct Leases {
     last_pull: u64,
     last_delivery: u64,
     redelivered: u64,
+    /// What happened to the messages lately. What happens here is noted here, the rest by the dispatcher.
+    pub(crate) history: History,
 }
 
 #[derive(Debug)]
@@ -178,6 +184,7 @@ impl Leases {
             last_pull: 0,
             last_delivery: first_delivery,
             redelivered: 0,
+            history: History::default(),
         }
     }
 
@@ -292,6 +299,7 @@ impl Leases {
         }
         let expired = self.leased.iter().filter(|(_, lease)| lease.deadline <= now);
         for offset in expired.map(|(&offset, _)| offset).collect::<Vec<_>>() {
+            self.history.push(offset, offset, Happening::DeadlinePassed, now);
             self.take_back(offset, Retry::ByPolicy, || "its deadline passed".into(), now);
         }
         let earliest = self.leased.values().map(|lease| lease.deadline).min();
@@ -422,6 +430,7 @@ impl Leases {
         reason: &Arc<str>,
         now: Instant,
     ) {
+        self.history.push(offset, offset, Happening::Nacked { reason: Arc::clone(reason) }, now);
         let reason = || if reason.is_empty() { "its consumer failed".into() } else { Arc::clone(reason) };
         if self.leased.contains_key(&offset) {
             self.take_back(offset, retry, reason, now);
@@ -466,6 +475,7 @@ impl Leases {
 
     /// A message was handed out to somebody who is gone: it is due at once.
     fn give_back(&mut self, offset: Offset, now: Instant) {
+        self.history.push(offset, offset, Happening::ConsumerLeft, now);
         self.take_back(offset, Retry::After(Duration::ZERO), || "its consumer left".into(), now);
     }
 
