@@ -153,6 +153,7 @@ impl From<engine::Error> for Refusal {
 }
 
 /// The standard detail for an engine's error, and its values for programs.
+#[expect(clippy::too_many_lines, reason = "one match from errors to details; a case is a few lines")]
 fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>) {
     use engine::Error as E;
     let resource = |kind, name: &crate::model::Name| {

@@ -13,6 +13,7 @@ use crate::proto::admin::admin_service_client::AdminServiceClient;
 pub(super) struct InfoArgs {}
 
 #[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each capability")]
 struct Info {
     version: String,
     engine: String,

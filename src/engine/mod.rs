@@ -38,6 +38,7 @@ pub type PendingReceipt = BoxFuture<'static, Result<Receipt>>;
 
 /// What an engine can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each thing an engine may not be able to do")]
 pub struct Capabilities {
     /// The engine's name, such as `embedded`.
     pub engine: &'static str,

@@ -260,14 +260,16 @@ fn end(topic: &TopicHandle, from: Offset, visible: Offset) -> Result<ReadBatch> 
     Err(Error::Damaged { topic: topic.name.clone(), first: from, last: visible })
 }
 
-/// Builds the index of a sealed segment from its frames. Tells, too, where some are missing: the position, and
-/// the first and last sequence number.
+/// Where frames are missing: the position, and the first and last sequence number.
+pub(crate) type Hole = (u64, u64, u64);
+
+/// Builds the index of a sealed segment from its frames. Tells, too, where some are missing.
 pub(crate) fn index_segment(
     file: Arc<dyn File>,
     log: LogId,
     segment: u64,
     next_segment: Option<u64>,
-) -> io::Result<(SegmentIndex, Vec<(u64, u64, u64)>)> {
+) -> io::Result<(SegmentIndex, Vec<Hole>)> {
     let mut scanner = Scanner::new(file, log, segment, next_segment)?;
     let mut written = std::collections::BTreeMap::<u64, Vec<Run>>::new();
     let mut holes = Vec::new();

@@ -148,7 +148,7 @@ impl Dispatcher {
         if from < batch.next {
             gone.add(from, batch.next - 1);
         }
-        self.skip(gone);
+        self.settle_unwanted(&gone.0);
     }
 
     /// Settles the messages that were dropped from the topic.
@@ -157,12 +157,8 @@ impl Dispatcher {
         if floor + 1 < first {
             let mut dropped = Ranges::default();
             dropped.add(floor + 1, first - 1);
-            self.skip(dropped);
+            self.settle_unwanted(&dropped.0);
         }
-    }
-
-    fn skip(&mut self, ranges: Ranges) {
-        self.settle_unwanted(&ranges.0);
     }
 
     /// Damaged messages cannot be delivered and must not hold up the others. They are passed over for as
