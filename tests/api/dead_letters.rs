@@ -134,6 +134,10 @@ async fn letters_are_narrowed_down() {
     let reason = |reason: &str| ListDeadLettersRequest { reason: reason.into(), ..topic() };
     assert_eq!(offsets(&server, reason("no such")).await, [1, 2, 6]);
     assert_eq!(offsets(&server, reason("nobody")).await, [0; 0]);
+    let filter = |filter: &str| ListDeadLettersRequest { filter: filter.into(), ..topic() };
+    let by_attribute = "message.attributes['columba-dead-letter-subscription'] == 'audit' && offset < 6";
+    assert_eq!(offsets(&server, filter(by_attribute)).await, [3, 4]);
+    assert_eq!(offsets(&server, filter("attempt > 1 || offset == 6")).await, [6]);
     let range = ListDeadLettersRequest { first_offset: 2, last_offset: 4, ..topic() };
     assert_eq!(offsets(&server, range).await, [2, 3, 4]);
 
@@ -396,6 +400,7 @@ async fn bad_selections_are_refused() {
         reason: "x".repeat(1_025),
         since: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }),
         until: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
+        filter: "attempt >".into(),
         first_offset: 2,
         last_offset: 1,
         page_size: 1_001,
@@ -404,7 +409,8 @@ async fn bad_selections_are_refused() {
     };
     let refused = service.list_dead_letters(bad).await;
     let status = assert_refused(refused, Code::InvalidArgument, "INVALID_NAME");
-    let fields = ["subscription", "reason", "since", "until", "last_offset", "page_size", "page_token"];
+    let fields =
+        ["subscription", "reason", "since", "until", "filter", "last_offset", "page_size", "page_token"];
     assert_eq!(bad_fields(&status), fields);
 
     let both = PurgeDeadLettersRequest {

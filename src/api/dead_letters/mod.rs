@@ -28,6 +28,7 @@ macro_rules! fields {
             reason: &$request.reason,
             since: $request.since,
             until: $request.until,
+            filter: &$request.filter,
             first_offset: $request.first_offset,
             last_offset: $request.last_offset,
         }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::api::status::Refusal;
 use crate::api::validate::Violations;
 use crate::engine::{Engine, Error, Intent, ReadLimit, Result};
+use crate::model::filter::Facts;
 use crate::model::limits::{MAX_LETTERS_SCANNED, MAX_REASON_BYTES};
-use crate::model::{DeadLetter, Name, Offset, Start, StoredMessage, SubscriptionSettings, Timestamp};
+use crate::model::{DeadLetter, Filter, Name, Offset, Start, StoredMessage, SubscriptionSettings, Timestamp};
 
 /// How much is read at once.
 const CHUNK: ReadLimit = ReadLimit { messages: 1_000, bytes: 1 << 20 };
@@ -20,6 +21,7 @@ pub(super) struct Fields<'a> {
     pub(super) reason: &'a str,
     pub(super) since: Option<prost_types::Timestamp>,
     pub(super) until: Option<prost_types::Timestamp>,
+    pub(super) filter: &'a str,
     pub(super) first_offset: Offset,
     pub(super) last_offset: Offset,
 }
@@ -27,8 +29,8 @@ pub(super) struct Fields<'a> {
 impl Fields<'_> {
     /// Text that differs whenever the selection does.
     pub(super) fn fingerprint(&self) -> [String; 4] {
-        let Self { subscription, topic, reason, since, until, first_offset, last_offset } = self;
-        let rest = format!("{since:?} {until:?} {first_offset} {last_offset}");
+        let Self { subscription, topic, reason, since, until, filter, first_offset, last_offset } = self;
+        let rest = format!("{since:?} {until:?} {first_offset} {last_offset} {filter}");
         [(*subscription).to_owned(), (*topic).to_owned(), (*reason).to_owned(), rest]
     }
 }
@@ -55,14 +57,16 @@ struct Criteria {
     reason: String,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+    filter: Filter,
 }
 
 impl Criteria {
-    fn cover(&self, letter: &DeadLetter) -> bool {
+    fn cover(&self, letter: &DeadLetter, message: &StoredMessage) -> bool {
         self.subscription.as_ref().is_none_or(|name| *name == letter.subscription)
             && letter.reason.contains(&self.reason)
             && self.since.is_none_or(|since| letter.time >= since)
             && self.until.is_none_or(|until| letter.time < until)
+            && self.filter.matches(&Facts::new(message, letter.attempts))
     }
 }
 
@@ -82,6 +86,7 @@ impl Selection {
         violations.text("reason", fields.reason, MAX_REASON_BYTES);
         let since = fields.since.and_then(|time| violations.timestamp("since", time));
         let until = fields.until.and_then(|time| violations.timestamp("until", time));
+        let filter = violations.filter("filter", fields.filter);
         let last = Some(fields.last_offset).filter(|&last| last > 0);
         if last.is_some_and(|last| last < fields.first_offset) {
             violations.add("last_offset", "CONTRADICTION", "is before `first_offset`; swap the two");
@@ -91,7 +96,8 @@ impl Selection {
             Source::Subscription(name) => Some(name.clone()),
             Source::Topic(_) => None,
         };
-        let criteria = Criteria { subscription, reason: fields.reason.to_owned(), since, until };
+        let criteria =
+            Criteria { subscription, reason: fields.reason.to_owned(), since, until, filter: filter? };
         Some(Self { source, criteria, first: fields.first_offset.max(1), last })
     }
 
@@ -165,7 +171,7 @@ impl Letters {
                     return Ok(None);
                 }
                 let about = DeadLetter::read(&message.envelope);
-                if let Some(about) = about.filter(|letter| self.criteria.cover(letter)) {
+                if let Some(about) = about.filter(|letter| self.criteria.cover(letter, &message)) {
                     return Ok(Some(Letter { about, message }));
                 }
             }

@@ -92,6 +92,9 @@ pub(super) struct SelectionArgs {
     /// Only letters given up before then: a time as in RFC 3339, or so long ago, such as 1h
     #[arg(long, value_name = "TIME", value_parser = parse::time_or_ago)]
     until: Option<prost_types::Timestamp>,
+    /// Only letters for which this CEL expression is true, such as 'message.type == "order"'
+    #[arg(long, value_name = "CEL")]
+    filter: Option<String>,
 }
 
 type Client = DeadLetterServiceClient<tonic::transport::Channel>;
@@ -115,13 +118,14 @@ async fn list(
     context: &Context,
 ) -> Result<(), Error> {
     let max = max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-    let SelectionArgs { subscription, topic, reason, since, until } = selection;
+    let SelectionArgs { subscription, topic, reason, since, until, filter } = selection;
     let mut request = ListDeadLettersRequest {
         subscription: subscription.unwrap_or_default(),
         topic: topic.unwrap_or_default(),
         reason: reason.unwrap_or_default(),
         since,
         until,
+        filter: filter.unwrap_or_default(),
         page_size: PAGE_SIZE,
         ..Default::default()
     };
@@ -180,13 +184,14 @@ async fn redrive(client: Client, args: RedriveArgs, context: &Context) -> Result
     let would = if dry_run { "would be " } else { "" };
     let ended = loop {
         let Some(Round { size, first, last }) = rounds.next() else { break rounds.end() };
-        let SelectionArgs { subscription, topic, reason, since, until } = selection.clone();
+        let SelectionArgs { subscription, topic, reason, since, until, filter } = selection.clone();
         let request = RedriveDeadLettersRequest {
             subscription: subscription.unwrap_or_default(),
             topic: topic.unwrap_or_default(),
             reason: reason.unwrap_or_default(),
             since,
             until,
+            filter: filter.unwrap_or_default(),
             first_offset: first,
             last_offset: last,
             max_messages: size,
@@ -231,13 +236,14 @@ async fn purge(
     let would = if dry_run { "would be " } else { "" };
     let ended = loop {
         let Some(Round { size, first, last }) = rounds.next() else { break rounds.end() };
-        let SelectionArgs { subscription, topic, reason, since, until } = selection.clone();
+        let SelectionArgs { subscription, topic, reason, since, until, filter } = selection.clone();
         let request = PurgeDeadLettersRequest {
             subscription: subscription.unwrap_or_default(),
             topic: topic.unwrap_or_default(),
             reason: reason.unwrap_or_default(),
             since,
             until,
+            filter: filter.unwrap_or_default(),
             first_offset: first,
             last_offset: last,
             max_messages: size,

@@ -24,7 +24,7 @@ use super::log::writer::Upkeep;
 use super::log::{Log, Operation};
 use super::topic::TopicHandle;
 use crate::engine::{Error, Result};
-use crate::model::{Offset, Timestamp};
+use crate::model::{Advisory, Notice, Offset, Timestamp};
 
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(10);
@@ -82,6 +82,7 @@ impl Cleaner {
         let mut due = due.await?;
         while !due.is_empty() {
             let rest = due.split_off(due.len().min(TRIMS_AT_ONCE));
+            tell_of_losses(engine, &due);
             trim(&engine.log, due).await?;
             due = rest;
         }
@@ -100,6 +101,24 @@ fn acked(engine: &Shared) -> BTreeMap<u64, Offset> {
             .or_insert(next);
     }
     acked
+}
+
+/// Tells those who watch of subscriptions that lose messages by retention.
+fn tell_of_losses(engine: &Shared, due: &[(Arc<TopicHandle>, Trim)]) {
+    let firsts: BTreeMap<u64, Offset> = due.iter().map(|(topic, trim)| (topic.id, trim.first)).collect();
+    for subscription in engine.catalog().subscriptions.values().filter(|it| !it.is_internal()) {
+        let lost = subscription.committed_floor() + 1;
+        if let Some(&first) = firsts.get(&subscription.topic.id).filter(|&&first| lost < first) {
+            engine.advisories.tell(|| {
+                Advisory::now(Notice::RetentionLoss {
+                    subscription: subscription.name.clone(),
+                    topic: subscription.topic.name.clone(),
+                    first: lost,
+                    last: first - 1,
+                })
+            });
+        }
+    }
 }
 
 /// Drops messages; durable when this returns.

@@ -5,8 +5,8 @@ use futures::StreamExt;
 use super::super::log::fs_sim::Faults;
 use super::super::log::segments;
 use super::*;
-use crate::engine::{Watch, Watched};
-use crate::model::{Advisory, Notice};
+use crate::engine::{TopicChange, Watch, Watched};
+use crate::model::{Advisory, Notice, Retention};
 
 /// The next thing that a watcher hears.
 async fn heard(watch: &mut Watch<Advisory>) -> Notice {
@@ -41,6 +41,24 @@ async fn damage_that_is_met_is_announced() {
     assert_eq!(heard(&mut watch).await, notice, "by a reader");
     deliveries(&engine, "worker").await;
     assert_eq!(heard(&mut watch).await, notice, "by a subscription");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_takes_from_a_subscription_is_announced() {
+    let engine = open(&SimFs::new()).await.unwrap();
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    publish(&engine, "orders", &[b"1", b"2", b"3", b"4"]).await.unwrap();
+    let leased = deliveries(&engine, "worker").await;
+    ack(&engine, "worker", &leased[..1]).await;
+    let mut watch = engine.advisories().unwrap();
+    let retention = Some(Retention { max_messages: Some(1), ..Retention::default() });
+    let change = TopicChange { retention, ..TopicChange::default() };
+    engine.update_topic(&name("orders"), change, None, Intent::Apply).await.unwrap();
+    let lost =
+        Notice::RetentionLoss { subscription: name("worker"), topic: name("orders"), first: 2, last: 3 };
+    assert_eq!(heard(&mut watch).await, lost);
     engine.close().await;
 }
 
