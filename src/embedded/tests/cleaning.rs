@@ -9,7 +9,8 @@ use super::super::log::segments;
 use super::*;
 use crate::embedded::checkpoint;
 use crate::embedded::log::fs::Fs as _;
-use crate::engine::{Page, TopicChange};
+use crate::embedded::log::fs_sim::Faults;
+use crate::engine::{Error, Page, TopicChange};
 use crate::model::{Filter, Retention};
 
 const EVERYTHING: Page = Page { after: None, limit: 1_000, pattern: None };
@@ -247,4 +248,86 @@ async fn a_segment_with_damage_is_kept_for_whoever_can_mend_it() {
     shrinks_to(&fs, 2).await;
     assert!(fs.exists(&first).unwrap());
     engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_the_log_has_filled_is_freed_by_a_purge() {
+    let fs = SimFs::new();
+    let options = || Options { disk_reserve_bytes: 60_000, ..OPTIONS };
+    let open = async |fs: &SimFs| {
+        EmbeddedEngine::open_on(Arc::new(fs.clone()), "simulated", options()).await.unwrap()
+    };
+    let engine = open(&fs).await;
+    create_topic(&engine, "bulk").await;
+    create_topic(&engine, "kept").await;
+    create_subscription(&engine, "worker", "bulk").await;
+    publish(&engine, "kept", &[b"kept"]).await.unwrap();
+    fs.set_faults(Faults { capacity: Some(400_000), ..Faults::default() });
+    let mut count = 0;
+    let full = loop {
+        match publish(&engine, "bulk", &[&payload(count)]).await {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::DiskFull { .. }), "{full:?}");
+    let leased = deliveries(&engine, "worker").await;
+    assert_eq!(leased.len(), count);
+    ack(&engine, "worker", &leased[..10]).await;
+    engine.close().await;
+
+    let engine = open(&fs).await;
+    publish(&engine, "bulk", &[b"more"]).await.unwrap_err();
+    assert_eq!(deliveries(&engine, "worker").await.len(), count - 10);
+    purge(&engine, "bulk").await;
+    let goes_on = async {
+        while publish(&engine, "bulk", &[b"more"]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), goes_on).await.unwrap();
+    assert_eq!(read_all(&engine, "kept").await.0[0].envelope.0, b"kept".as_slice());
+    engine.close().await;
+}
+
+/// Times of publishes one after the other, in microseconds, the slowest last.
+async fn publish_times(retention: Retention) -> Vec<u128> {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 32 << 20, disk_reserve_bytes: 0, ..Options::default() };
+    let engine = EmbeddedEngine::open(dir.path(), options).await.unwrap();
+    let settings = TopicSettings { retention, ..TopicSettings::default() };
+    engine.create_topic(name("bulk"), settings, Intent::Apply).await.unwrap();
+    let messages = vec![Envelope(Bytes::from(vec![7; 64 << 10])); 4];
+    let mut times = Vec::new();
+    for _ in 0..2_000 {
+        let start = std::time::Instant::now();
+        let pending =
+            engine.submit(&name("bulk"), messages.clone(), Durability::Fsynced.into()).await.unwrap();
+        pending.await.unwrap();
+        times.push(start.elapsed().as_micros());
+    }
+    let on_disk: u64 = std::fs::read_dir(dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    println!("{} MiB on disk after 500 MiB", on_disk >> 20);
+    engine.close().await;
+    times.sort_unstable();
+    times
+}
+
+/// Measures, so that it asserts nothing: `cargo test --release -- cleaning_and_publishing --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures"]
+async fn cleaning_and_publishing() {
+    for round in 0..3 {
+        for (what, retention) in [
+            ("all kept", Retention::default()),
+            ("50 MiB kept", Retention { max_bytes: Some(50 << 20), ..Retention::default() }),
+        ] {
+            let times = publish_times(retention).await;
+            let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+            println!("{round}: {what}: p50 {} µs, p99 {} µs, max {} µs", at(0.5), at(0.99), at(1.0));
+        }
+    }
 }
