@@ -16,7 +16,7 @@ use super::fs::{File, Fs};
 pub(crate) const DIR: &str = "log";
 /// Files of sealed segments that are kept open.
 const OPEN_FILES: u64 = 16;
-/// Whoever waits for the log to grow is told each time so many bytes were written.
+/// Whoever waits for the log to grow is told at each new segment, and each time so many bytes were written.
 const GROWTH: u64 = 32 << 20;
 /// Space that is kept for what must be written when the disk is full: acks, deletes, and the note that
 /// says so.
@@ -151,7 +151,8 @@ impl Segments {
     /// The active segment has this length now.
     pub(crate) fn set_active_bytes(&self, bytes: u64) {
         let before = self.active_bytes.swap(bytes, Ordering::Relaxed);
-        if before / GROWTH != bytes / GROWTH {
+        let is_new = bytes < before;
+        if is_new || before / GROWTH != bytes / GROWTH {
             self.grown.notify_waiters();
         }
     }
