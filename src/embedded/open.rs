@@ -236,6 +236,9 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
     for (topic, part) in recovered.sealed.iter().cloned().chain(active) {
         if let Some(handle) = handles.get(&topic) {
             handle.put(part, 0);
+        } else if recovered.damaged > 0 {
+            // The topic may be lost in the damage, and these be its messages.
+            recovered.segments.note_damage(part.segment);
         }
     }
     for (&id, handle) in &handles {

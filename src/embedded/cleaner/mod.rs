@@ -73,12 +73,17 @@ impl Cleaner {
         let due = blocking(move || {
             let mut due = Vec::new();
             for topic in topics {
-                if let Some(trim) = retention::due(&reader, &topic, acked.get(&topic.id).copied(), now)? {
-                    due.push((topic, trim));
+                match retention::due(&reader, &topic, acked.get(&topic.id).copied(), now) {
+                    Ok(trim) => due.extend(trim.map(|trim| (topic, trim))),
+                    Err(error) => {
+                        tracing::warn!(topic = %topic.name, %error, "cannot see what need not be kept");
+                    }
                 }
             }
             Ok(due)
         });
+        // A purge meanwhile would count the same messages.
+        let changes = engine.changes.lock().await;
         let mut due = due.await?;
         while !due.is_empty() {
             let rest = due.split_off(due.len().min(TRIMS_AT_ONCE));
@@ -86,6 +91,7 @@ impl Cleaner {
             trim(&engine.log, due).await?;
             due = rest;
         }
+        drop(changes);
         self.reclaim.pass(engine).await
     }
 }

@@ -12,6 +12,7 @@ use super::{blocking, upkeep};
 use crate::embedded::Shared;
 use crate::embedded::log::index::{Part, TopicIndex};
 use crate::embedded::log::relocated::{Kept, Moved};
+use crate::embedded::log::segments::Segments;
 use crate::embedded::log::writer::{Restated, Upkeep};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Error, ReadLimit, Result};
@@ -60,23 +61,32 @@ impl Reclaim {
 
         let reader = Arc::clone(&engine.log.reader);
         let sealed = segments.sealed();
-        let lengths = blocking(move || {
-            sealed.into_iter().map(|segment| Ok((segment, reader.segment_len(segment)?))).collect()
-        });
+        let length = move |segment| match reader.segment_len(segment) {
+            Ok(length) => Some((segment, length)),
+            Err(error) => {
+                tracing::warn!(segment, %error, "cannot look at a segment; leaving it as it is");
+                None
+            }
+        };
+        let lengths = blocking(move || Ok(sealed.into_iter().filter_map(length).collect()));
         let lengths: Vec<(u64, u64)> = lengths.await?;
         let mut moved = 0;
         for (segment, length) in &lengths {
-            let Some(left) = left.get(segment).filter(|left| left.bytes * MOSTLY_DEAD < *length) else {
+            let is_mostly_dead = |left: &&Left| left.bytes * MOSTLY_DEAD < *length;
+            let Some(left) = left.get(segment).filter(is_mostly_dead) else { continue };
+            if moved >= MOVED_PER_PASS || segments.is_damaged(*segment) {
                 continue;
-            };
-            if moved + left.bytes > MOVED_PER_PASS && moved > 0 {
-                break;
             }
-            moved += left.bytes;
             match relocate(engine, left).await {
-                // Damage stays where it is, to be told of; and without space, nothing can be moved.
-                Err(Error::Damaged { .. } | Error::TopicDeleted(_) | Error::DiskFull { .. }) => {}
-                done => done?,
+                Ok(()) => moved += left.bytes,
+                Err(error @ (Error::Closed | Error::Failed(_))) => return Err(error),
+                Err(error) => {
+                    // Damage stays where it is, for whoever can mend it.
+                    if matches!(error, Error::Damaged { .. }) {
+                        segments.note_damage(*segment);
+                    }
+                    tracing::warn!(segment, %error, "could not move what a segment has left; it stays");
+                }
             }
         }
         self.remove_dead(engine, &lengths).await
@@ -90,7 +100,7 @@ impl Reclaim {
         let dead: Vec<_> = sealed.iter().filter(|(segment, _)| is_dead(segment)).collect();
         let freed: u64 = dead.iter().map(|(_, length)| length).sum();
         // Not worth writing more than it frees.
-        if dead.is_empty() || freed < self.restated_bytes {
+        if dead.is_empty() || freed < 2 * self.restated_bytes {
             return Ok(());
         }
         let since = self.tell_again(engine).await?;
@@ -124,7 +134,9 @@ impl Reclaim {
         let bytes = engine.log.reader.segments().active_bytes();
         let quiet = std::mem::replace(&mut self.active_bytes, bytes) == bytes;
         let least = self.segment_bytes / if quiet { QUIET_PART } else { ACTIVE_PART };
-        if bytes > least && left * MOSTLY_DEAD < bytes {
+        // What was told again is needed, although it is no message; and it must be worth telling it once more.
+        let dead = bytes.saturating_sub(left);
+        if bytes > least && left * MOSTLY_DEAD < bytes && dead > least + 2 * self.restated_bytes {
             upkeep(&engine.log, |reply| Upkeep::Roll { reply }).await?;
         }
         Ok(())
@@ -138,8 +150,14 @@ fn left(engine: &Shared) -> (BTreeMap<u64, Left>, u64) {
     let active_segment = engine.log.reader.segments().active();
     for topic in engine.catalog().topics.values() {
         let (first, index) = (topic.first(), topic.index());
-        let alive = Alive::of(topic, &index);
-        active += alive.bytes(index.active().iter().map(|run| u64::from(run.bytes)).sum());
+        let alive = Alive::of(topic, &index, engine.log.reader.segments());
+        let newest = alive.bytes(index.active().iter().map(|run| u64::from(run.bytes)).sum());
+        // It may have been sealed just now, but its runs not yet.
+        if index.active_segment() == active_segment || index.active().is_empty() {
+            active += newest;
+        } else {
+            left.entry(index.active_segment()).or_default().bytes += newest.max(1);
+        }
         for part in index.parts() {
             let bytes = alive.bytes(bytes_left(part, first));
             if part.segment == active_segment {
@@ -161,11 +179,12 @@ struct Alive {
 }
 
 impl Alive {
-    fn of(topic: &TopicHandle, index: &TopicIndex) -> Self {
+    fn of(topic: &TopicHandle, index: &TopicIndex, segments: &Segments) -> Self {
         let Some(last_of_their_keys) = topic.compacts_to() else {
             return Self { last_of_their_keys: 1, messages: 1 };
         };
-        let in_parts: u64 = index.parts().iter().map(|part| part.messages).sum();
+        let sound = index.parts().iter().filter(|part| !segments.is_damaged(part.segment));
+        let in_parts: u64 = sound.map(|part| part.messages).sum();
         let active: u64 = index.active().iter().map(|run| u64::from(run.messages)).sum();
         let messages = (in_parts + active).max(1);
         Self { last_of_their_keys: last_of_their_keys.min(messages), messages }
@@ -205,7 +224,8 @@ async fn relocate(engine: &Shared, left: &Left) -> Result<()> {
                 })
                 .collect();
             let time = kept.first().map_or(part.time, |kept| kept.time);
-            let moved = Moved { first, last, time, dropped: 0, kept };
+            let last_time = kept.last().map_or(time, |kept| kept.time);
+            let moved = Moved { first, last, time, last_time, dropped: 0, kept };
             let bytes = moved.kept.iter().map(Kept::written_size).sum();
             let place = engine.log.place(bytes).await?;
             let topic = Arc::clone(topic);

@@ -36,7 +36,10 @@ pub(super) fn walk(reader: &Reader, topic: &TopicHandle, until: Until) -> io::Re
     };
     let mut walk = Walk { passed: Passed { next: topic.first(), bytes: 0 }, until };
     for (at, part) in parts.iter().enumerate() {
-        let following = parts.get(at + 1).map(|part| part.time).or(active.first().map(|run| run.time));
+        let following = match parts.get(at + 1) {
+            Some(next) => (!next.is_cut).then_some(next.time),
+            None => active.first().map(|run| run.time),
+        };
         if walk.pass_part(part, following) {
             continue;
         }
@@ -44,11 +47,12 @@ pub(super) fn walk(reader: &Reader, topic: &TopicHandle, until: Until) -> io::Re
             Some(runs) => runs.clone(),
             None => reader.part_runs(topic, PartId { segment: part.segment, first: part.first })?,
         };
-        if !runs.iter().all(|run| walk.pass_run(run)) {
+        let of_part = runs.iter().filter(|run| run.first <= part.last && run.last >= part.first);
+        if !of_part.map(|run| walk.pass_run(run, part.last + 1)).all(|went_on| went_on) {
             return Ok(walk.passed);
         }
     }
-    let _ = active.iter().all(|run| walk.pass_run(run));
+    let _ = active.iter().all(|run| walk.pass_run(run, run.last + 1));
     Ok(walk.passed)
 }
 
@@ -67,25 +71,39 @@ impl Walk {
             Until::Time(time) => following.is_some_and(|following| following <= time),
         };
         // The first part may have lost some of its messages already, of which only its runs tell.
-        let whole = passes && part.first >= self.passed.next;
+        let whole = passes && !part.is_cut && part.first >= self.passed.next;
         if whole {
             self.passed = Passed { next: part.last + 1, bytes: self.passed.bytes + part.bytes };
         }
         whole
     }
 
-    /// Passes a run, or as much of it as is to be passed. Says whether to go on.
-    fn pass_run(&mut self, run: &Run) -> bool {
+    /// Passes a run, or as much of it as is to be passed, and no more than what comes before `end`. Says
+    /// whether to go on.
+    fn pass_run(&mut self, run: &Run, end: Offset) -> bool {
+        let end = end.min(run.last + 1);
         let next = match self.until {
-            Until::Offset(offset) => offset.min(run.last + 1),
+            Until::Offset(offset) => offset.min(end),
             Until::Bytes(bytes) if self.passed.bytes >= bytes => return false,
-            Until::Time(time) if run.time >= time => return false,
-            Until::Bytes(_) | Until::Time(_) => run.last + 1,
+            Until::Bytes(bytes) => self.through(run, bytes - self.passed.bytes).min(end),
+            Until::Time(time) if run.last_time >= time => return false,
+            Until::Time(_) => end,
         };
         if next > self.passed.next {
             let bytes = run.bytes_below(next) - run.bytes_below(self.passed.next);
             self.passed = Passed { next, bytes: self.passed.bytes + bytes };
         }
-        next > run.last
+        next >= end
+    }
+
+    /// The first message of a run that need not go for so many bytes to go. Messages that were written together
+    /// go together, but not those that were only moved together.
+    fn through(&self, run: &Run, bytes: u64) -> Offset {
+        if run.time == run.last_time {
+            return run.last + 1;
+        }
+        let from = self.passed.next.max(run.first);
+        let enough = |next: &Offset| run.bytes_below(*next) - run.bytes_below(from) >= bytes;
+        (from..=run.last).find(|offset| enough(&(offset + 1))).map_or(run.last + 1, |offset| offset + 1)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::leases::GivenUp;
+use crate::embedded::log::reader::ReadBatch;
 use crate::embedded::log::transaction::{Publication, Settle, Transaction};
 use crate::embedded::log::{Log, Operation};
 use crate::embedded::progress::Committed;
@@ -32,7 +33,11 @@ impl Burial {
     /// the letter's offset. After an error, neither has happened.
     pub(crate) async fn run(self, offset: Offset, given_up: GivenUp) -> Result<Offset> {
         let limit = ReadLimit { messages: 1, bytes: 1 };
-        let messages = self.log.reader.read(&self.topic, offset, limit).await?.messages;
+        let ReadBatch { messages, next } = self.log.reader.read(&self.topic, offset, limit).await?;
+        if next > offset && messages.first().is_none_or(|message| message.offset > offset) {
+            let (topic, last) = (self.topic.name.clone(), self.topic.visible());
+            return Err(Error::NoSuchMessage { topic, offset, last });
+        }
         let damaged = || Error::Damaged { topic: self.topic.name.clone(), first: offset, last: offset };
         let message = messages.first().filter(|message| message.offset == offset).ok_or_else(damaged)?;
         let (subscription, name) = self.subscription;

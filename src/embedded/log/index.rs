@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) last: Offset,
     /// When the first message was published.
     pub(crate) time: Timestamp,
+    /// When the last message was published.
+    pub(crate) last_time: Timestamp,
     /// Where the first frame begins in the segment.
     pub(crate) position: u32,
     /// Bytes from there to the end of the last frame.
@@ -38,6 +40,7 @@ impl Run {
         let merges = near && length <= MAX_RUN_BYTES && next.first == self.last + 1;
         if merges {
             self.last = next.last;
+            self.last_time = next.last_time;
             self.length = length;
             self.bytes += next.bytes;
             self.messages += next.messages;
@@ -59,7 +62,7 @@ pub(crate) fn in_order(written: Vec<Run>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::with_capacity(written.len());
     for run in written {
         if runs.last().is_some_and(|last| last.last >= run.first) {
-            clear(&mut runs, run.first, run.last, |run| (&mut run.first, &mut run.last));
+            clear(&mut runs, run.first, run.last);
         }
         let at = runs.partition_point(|other| other.first < run.first);
         runs.insert(at, run);
@@ -67,29 +70,60 @@ pub(crate) fn in_order(written: Vec<Run>) -> Vec<Run> {
     runs
 }
 
+/// Consecutive offsets, and about how much they are.
+trait Stretch: Clone {
+    fn ends(&self) -> (Offset, Offset);
+    /// What is left of it between these offsets, which are within it.
+    fn cut(&mut self, first: Offset, last: Offset);
+}
+
+impl Stretch for Run {
+    fn ends(&self) -> (Offset, Offset) {
+        (self.first, self.last)
+    }
+
+    /// The times stay: they are bounds.
+    fn cut(&mut self, first: Offset, last: Offset) {
+        let (part, of) = (last + 1 - first, self.last + 1 - self.first);
+        let scale = |number: u32| u32::try_from(u64::from(number) * part / of).unwrap_or(u32::MAX);
+        (self.bytes, self.messages) = (scale(self.bytes), scale(self.messages));
+        (self.first, self.last) = (first, last);
+    }
+}
+
+impl Stretch for Part {
+    fn ends(&self) -> (Offset, Offset) {
+        (self.first, self.last)
+    }
+
+    fn cut(&mut self, first: Offset, last: Offset) {
+        let (part, of) = (last + 1 - first, self.last + 1 - self.first);
+        let scale = |number: u64| {
+            u64::try_from(u128::from(number) * u128::from(part) / u128::from(of)).unwrap_or(u64::MAX)
+        };
+        (self.bytes, self.messages) = (scale(self.bytes), scale(self.messages));
+        (self.first, self.last, self.is_cut) = (first, last, true);
+    }
+}
+
 /// Takes the offsets from `first` to `last` out of stretches that are in order and apart.
-fn clear<T: Clone>(
-    stretches: &mut Vec<T>,
-    first: Offset,
-    last: Offset,
-    ends: impl Fn(&mut T) -> (&mut Offset, &mut Offset),
-) {
+fn clear<T: Stretch>(stretches: &mut Vec<T>, first: Offset, last: Offset) {
     let mut kept = Vec::with_capacity(stretches.len() + 1);
-    for mut stretch in std::mem::take(stretches) {
-        let (begin, end) = ends(&mut stretch);
-        let (begin, end) = (*begin, *end);
+    for stretch in std::mem::take(stretches) {
+        let (begin, end) = stretch.ends();
         if end < first || begin > last {
             kept.push(stretch);
             continue;
         }
         if begin < first {
             let mut before = stretch.clone();
-            *ends(&mut before).1 = first - 1;
+            before.cut(begin, first - 1);
             kept.push(before);
         }
         if end > last {
-            *ends(&mut stretch).0 = last + 1;
-            kept.push(stretch);
+            let mut after = stretch;
+            after.cut(last + 1, end);
+            kept.push(after);
         }
     }
     *stretches = kept;
@@ -116,6 +150,9 @@ pub(crate) struct Part {
     pub(crate) bytes: u64,
     /// How many messages there are; fewer than offsets where some are gone.
     pub(crate) messages: u64,
+    /// Others hold some of what it held: its runs go beyond its ends, its sums are estimates, and its time is
+    /// only a bound.
+    pub(crate) is_cut: bool,
     /// The runs, until they can be had from the segment's sidecar.
     pub(crate) runs: Option<Arc<[Run]>>,
 }
@@ -127,7 +164,16 @@ impl Part {
         let bytes = runs.iter().map(|run| u64::from(run.bytes)).sum();
         let messages = runs.iter().map(|run| u64::from(run.messages)).sum();
         let runs = Some(Arc::clone(runs));
-        Self { segment, first: first.first, last: last.last, time: first.time, bytes, messages, runs }
+        Self {
+            segment,
+            first: first.first,
+            last: last.last,
+            time: first.time,
+            bytes,
+            messages,
+            is_cut: false,
+            runs,
+        }
     }
 }
 
@@ -173,7 +219,7 @@ impl TopicIndex {
     /// from before they were moved.
     pub(crate) fn put(&mut self, part: Part) {
         if self.parts.last().is_some_and(|last| last.last >= part.first) {
-            clear(&mut self.parts, part.first, part.last, |part| (&mut part.first, &mut part.last));
+            clear(&mut self.parts, part.first, part.last);
         }
         let at = self.parts.partition_point(|other| other.first < part.first);
         self.parts.insert(at, part);
@@ -217,6 +263,11 @@ impl TopicIndex {
     /// What segments hold, in the order of messages, without the newest messages in the active one.
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// The segment of the newest messages.
+    pub(crate) fn active_segment(&self) -> u64 {
+        self.active_segment
     }
 
     /// The newest messages, in the active segment.
@@ -274,7 +325,16 @@ mod tests {
     use super::*;
 
     fn run(first: Offset, last: Offset, position: u32, length: u32) -> Run {
-        Run { first, last, time: Timestamp(first * 10), position, length, bytes: 100, messages: 1 }
+        Run {
+            first,
+            last,
+            time: Timestamp(first * 10),
+            last_time: Timestamp(last * 10),
+            position,
+            length,
+            bytes: 100,
+            messages: 1,
+        }
     }
 
     #[test]

@@ -66,6 +66,10 @@ impl Reader {
                 return Some(Err(Error::TopicDeleted(topic.name.clone())));
             }
             let (segment, runs) = match self.place(topic, next, limit) {
+                Place::End if next < topic.first() => {
+                    next = topic.first();
+                    continue;
+                }
                 Place::End => return Some(end(topic, next, visible)),
                 Place::Sealed(_) => return None,
                 Place::Runs(segment, runs) => (segment, runs),
@@ -79,6 +83,8 @@ impl Reader {
             match Collector::new(topic, next, limit, None).collect(&runs, pieces) {
                 // All of these messages are gone.
                 Ok(batch) if batch.messages.is_empty() => next = batch.next,
+                // What seems to be missing was dropped just now.
+                Err(_) if topic.first() > next => next = topic.first(),
                 collected => return Some(collected),
             }
         }
@@ -153,6 +159,7 @@ impl Reader {
     fn read_disk(&self, topic: &TopicHandle, from: Offset, limit: ReadLimit) -> Result<ReadBatch> {
         let visible = topic.visible();
         let mut next = from.max(topic.first());
+        let mut removed = None;
         loop {
             if topic.is_deleted() {
                 return Err(Error::TopicDeleted(topic.name.clone()));
@@ -165,15 +172,22 @@ impl Reader {
                 }
                 place => place,
             };
-            let Place::Runs(segment, runs) = &place else { return end(topic, next, visible) };
+            let Place::Runs(segment, runs) = &place else {
+                if next < topic.first() {
+                    next = topic.first();
+                    continue;
+                }
+                return end(topic, next, visible);
+            };
             let file = self.segments.get(&*self.fs, *segment);
             let pieces = match file.and_then(|file| read_runs(&*file, runs, limit.bytes)) {
                 Ok(pieces) => pieces,
                 Err(error) => match error.kind() {
-                    // The messages were moved, or dropped, while they were being read.
+                    // The messages were moved, or dropped, while they were being read: once.
                     io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-                        if self.segments.is_removed(*segment) =>
+                        if self.segments.is_removed(*segment) && removed != Some(*segment) =>
                     {
+                        removed = Some(*segment);
                         next = next.max(topic.first());
                         continue;
                     }
@@ -187,6 +201,7 @@ impl Reader {
             };
             match Collector::new(topic, next, limit, Some(self.log)).collect(runs, pieces) {
                 Ok(batch) if batch.messages.is_empty() => next = batch.next,
+                Err(_) if topic.first() > next => next = topic.first(),
                 collected => return collected,
             }
         }
@@ -294,7 +309,19 @@ pub(crate) fn runs_of_frame(position: u64, frame: Frame, bytes: &Bytes) -> Vec<(
         let (first, last) = held.range();
         let time = held.time(frame.time);
         let bytes = u32::try_from(held.bytes()).unwrap_or(u32::MAX);
-        (held.topic(), Run { first, last, time, position, length, bytes, messages: held.messages() })
+        (
+            held.topic(),
+            Run {
+                first,
+                last,
+                time,
+                last_time: held.last_time(frame.time),
+                position,
+                length,
+                bytes,
+                messages: held.messages(),
+            },
+        )
     };
     held(frame, bytes).map(run).collect()
 }
@@ -332,6 +359,14 @@ impl Held {
         match self {
             Self::Published(publish) => publish.bytes(),
             Self::Relocated(relocated) => relocated.bytes(),
+        }
+    }
+
+    /// When the last of them was published.
+    fn last_time(&self, written: Timestamp) -> Timestamp {
+        match self {
+            Self::Published(_) => written,
+            Self::Relocated(relocated) => relocated.last_time,
         }
     }
 

@@ -246,10 +246,16 @@ impl Replay<'_> {
 
     fn store_sidecar(&self, segment: u64, index: &SegmentIndex) -> Vec<(u64, Part)> {
         let (name, source) = (segments::sidecar_name(segment), Source { log: self.log, segment });
-        let stored = write_atomically(self.fs, segments::DIR, &name, &sidecar::encode(source, index));
+        // A segment with holes is read at each start, so that they are not forgotten.
+        let has_holes = self.holes.iter().any(|hole| hole.place.is_some_and(|(at, _)| at == segment));
+        let stored = if has_holes {
+            Err(io::Error::other("some of it is missing"))
+        } else {
+            write_atomically(self.fs, segments::DIR, &name, &sidecar::encode(source, index))
+        };
         if let Err(error) = &stored {
             // A full disk must not keep the log from being opened; the runs stay in memory.
-            tracing::warn!(%error, segment, "could not store the index of a segment");
+            tracing::warn!(%error, segment, "did not store the index of a segment");
         }
         let part = |topic: u64, runs: &Arc<[Run]>| {
             let mut part = Part::new(segment, runs);

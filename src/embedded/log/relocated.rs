@@ -6,7 +6,7 @@ use super::format::{u32_at, u64_at};
 use crate::embedded::names::NameHash;
 use crate::model::{Offset, Timestamp};
 
-const HEADER: usize = 44;
+const HEADER: usize = 52;
 const MESSAGE_HEADER: usize = 20;
 
 /// The body of a Relocated record: all that is left of a stretch of a topic.
@@ -20,6 +20,8 @@ pub(crate) struct Relocated {
     pub(crate) last: Offset,
     /// When the stretch began to be published.
     pub(crate) time: Timestamp,
+    /// When the last of its messages was published.
+    pub(crate) last_time: Timestamp,
     /// Bytes of the envelopes that were left behind.
     pub(crate) dropped: u64,
     /// How many messages are left of it; may be none.
@@ -48,6 +50,8 @@ pub(crate) struct Moved {
     pub(crate) last: Offset,
     /// When it began to be published.
     pub(crate) time: Timestamp,
+    /// When the last of its messages was published.
+    pub(crate) last_time: Timestamp,
     /// Bytes of the envelopes that are left behind.
     pub(crate) dropped: u64,
     /// The messages that are kept.
@@ -63,17 +67,19 @@ impl Relocated {
         let header = body.split_to(HEADER);
         let (topic, first, last) = (u64_at(&header, 0), u64_at(&header, 8), u64_at(&header, 16));
         let sound = 0 < first && first <= last && last < Offset::MAX;
-        let (time, dropped) = (Timestamp(u64_at(&header, 24)), u64_at(&header, 32));
-        sound.then(|| Self { topic, first, last, time, dropped, count: u32_at(&header, 40), messages: body })
+        let [time, last_time] = [24, 32].map(|at| Timestamp(u64_at(&header, at)));
+        let (dropped, count) = (u64_at(&header, 40), u32_at(&header, 48));
+        sound.then_some(Self { topic, first, last, time, last_time, dropped, count, messages: body })
     }
 
     /// Appends the body of a Relocated record.
     pub(crate) fn write(out: &mut BytesMut, topic: u64, moved: &Moved) {
-        let Moved { first, last, time, dropped, kept } = moved;
+        let Moved { first, last, time, last_time, dropped, kept } = moved;
         out.put_u64_le(topic);
         out.put_u64_le(*first);
         out.put_u64_le(*last);
         out.put_u64_le(time.0);
+        out.put_u64_le(last_time.0);
         out.put_u64_le(*dropped);
         out.put_u32_le(u32::try_from(kept.len()).expect("a relocation is limited in messages"));
         for Kept { offset, time, envelope, .. } in kept {
@@ -136,12 +142,19 @@ mod tests {
             key: None,
         });
         let mut out = BytesMut::new();
-        let moved = Moved { first: 2, last: 8, time: Timestamp(20), dropped: 4, kept: kept.to_vec() };
+        let moved = Moved {
+            first: 2,
+            last: 8,
+            time: Timestamp(20),
+            last_time: Timestamp(70),
+            dropped: 4,
+            kept: kept.to_vec(),
+        };
         Relocated::write(&mut out, 9, &moved);
         assert_eq!(out.len(), Relocated::written_size(&moved));
         let read = Relocated::read(out.freeze()).unwrap();
         assert_eq!((read.topic, read.first, read.last, read.bytes()), (9, 2, 8, 5));
-        assert_eq!((read.time, read.dropped), (Timestamp(20), 4));
+        assert_eq!((read.time, read.last_time, read.dropped), (Timestamp(20), Timestamp(70), 4));
         assert_eq!(read.messages().collect::<Vec<_>>(), kept);
     }
 

@@ -14,8 +14,8 @@ const MAGIC: &[u8; 8] = b"CLBIDX\0\x03";
 const HEADER: usize = 40;
 /// Topic, first, last, time, bytes, number of runs, their position, their checksum, messages.
 const ROW: usize = 56;
-/// First, last, time, position, length, bytes, messages.
-const RUN: usize = 40;
+/// First, last, time of the first, of the last, position, length, bytes, messages.
+const RUN: usize = 48;
 
 /// What one segment holds of every topic: stretches without a hole, in order.
 pub(crate) type SegmentIndex = BTreeMap<u64, Vec<Arc<[Run]>>>;
@@ -47,6 +47,7 @@ pub(crate) fn encode(source: Source, index: &SegmentIndex) -> Vec<u8> {
             runs.put_u64_le(run.first);
             runs.put_u64_le(run.last);
             runs.put_u64_le(run.time.0);
+            runs.put_u64_le(run.last_time.0);
             runs.put_u32_le(run.position);
             runs.put_u32_le(run.length);
             runs.put_u32_le(run.bytes);
@@ -93,6 +94,7 @@ pub(crate) fn parts(bytes: &[u8], source: Source) -> Option<Vec<(u64, Part)>> {
             time: Timestamp(u64_at(row, 24)),
             bytes: u64_at(row, 32),
             messages: u32_at(row, 52).into(),
+            is_cut: false,
             runs: None,
         };
         (u64_at(row, 0), part)
@@ -114,10 +116,11 @@ pub(crate) fn runs(bytes: &[u8], source: Source, topic: u64, offset: Offset) -> 
         first: u64_at(run, 0),
         last: u64_at(run, 8),
         time: Timestamp(u64_at(run, 16)),
-        position: u32_at(run, 24),
-        length: u32_at(run, 28),
-        bytes: u32_at(run, 32),
-        messages: u32_at(run, 36),
+        last_time: Timestamp(u64_at(run, 24)),
+        position: u32_at(run, 32),
+        length: u32_at(run, 36),
+        bytes: u32_at(run, 40),
+        messages: u32_at(run, 44),
     });
     Some(runs.collect())
 }
@@ -143,6 +146,7 @@ mod tests {
             first,
             last,
             time: Timestamp(7),
+            last_time: Timestamp(8),
             position: 40,
             length: 96,
             bytes: 50,

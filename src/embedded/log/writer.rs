@@ -333,6 +333,7 @@ impl Writer {
             first,
             last,
             time,
+            last_time: time,
             position,
             length,
             bytes: u32::try_from(bytes).expect("a publish is limited in bytes"),
@@ -442,16 +443,21 @@ impl Writer {
         let log = self.parts.log;
         let created = cut.and_then(|()| self.with_space(|fs| segments::create(fs, log, next)));
         let file = self.fatal(created)?;
-        self.parts.segments.insert(next, Arc::clone(&file));
+        let new_file = Arc::clone(&file);
         self.parts.end = LogEnd { segment: next, file, position: SEGMENT_HEADER as u64, sequence: next };
         self.asked.spare = false;
-        self.parts.segments.set_active_bytes(SEGMENT_HEADER as u64);
 
         let topics: Vec<_> = std::mem::take(&mut self.parts.touched).into_values().collect();
         let sealed_runs = |topic: &Arc<TopicHandle>| (topic.id, topic.index_mut().seal(source.segment));
         let index: SegmentIndex = topics.iter().map(sealed_runs).collect();
-        // The housekeeper outlives the writer, and its work is optional.
-        let _ = self.parts.keeper.send(Task::Sealed { source, index, topics });
+        // Only now: whoever finds a segment among the sealed ones finds what it holds of each topic, too.
+        self.parts.segments.insert(next, new_file);
+        self.parts.segments.set_active_bytes(SEGMENT_HEADER as u64);
+        // Without an index, a segment is read at the next start, and its damage met again. The housekeeper
+        // outlives the writer, and its work is optional.
+        if !self.parts.segments.is_damaged(source.segment) {
+            let _ = self.parts.keeper.send(Task::Sealed { source, index, topics });
+        }
         self.checkpoint(next);
         Ok(())
     }

@@ -64,7 +64,9 @@ impl Marker {
 
     /// The mark of an encoded message.
     pub(crate) fn mark(&self, envelope: &[u8]) -> Mark {
-        let Header { id, key, .. } = Header::read(envelope);
+        let Header { id, key, only_for, .. } = Header::read(envelope);
+        // What is meant for one subscription is nobody else's last message of its key.
+        let key = if only_for.is_empty() { key } else { "" };
         Mark { id: self.hash(id), key: self.hash(key) }
     }
 

@@ -75,6 +75,8 @@ impl Dispatcher {
                 self.dead_lettered += 1;
             }
             Err(Error::Damaged { .. }) => self.skip_damaged(offset, offset),
+            // It was dropped from the topic meanwhile.
+            Err(Error::NoSuchMessage { .. }) => self.settle_unwanted(&[(offset, offset)]),
             Err(error) => self.not_buried(offset, &error.to_string()),
         }
     }

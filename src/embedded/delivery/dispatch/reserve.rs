@@ -9,7 +9,7 @@ use super::Dispatcher;
 use super::settle::Ranges;
 use crate::embedded::delivery::ack_id::AckId;
 use crate::engine::Failure;
-use crate::model::Offset;
+use crate::model::{Happening, Offset};
 
 /// Messages that are settled if a commit succeeds. Whoever has it must say what became of it.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ impl Dispatcher {
     pub(super) fn reserve(&mut self, ids: &[Bytes], reply: Reply, now: Instant) {
         let mut offsets = Vec::with_capacity(ids.len());
         for (index, id) in ids.iter().enumerate() {
-            match self.check(id) {
+            let checked = self.check(id).and_then(|id| self.leases.check_lease(id.offset).map(|()| id));
+            match checked {
                 Ok(AckId { offset, delivery, .. }) => {
                     self.leases.reserve(offset, delivery);
                     offsets.push(offset);
@@ -62,6 +63,7 @@ impl Dispatcher {
         for &(first, last) in &reservation.ranges {
             if committed {
                 self.leases.settle(first, last);
+                self.leases.history.push(first, last, Happening::Acked, now);
             } else {
                 (first..=last).for_each(|offset| self.leases.restore(offset, now));
             }

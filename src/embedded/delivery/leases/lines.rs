@@ -119,6 +119,12 @@ impl Lines {
         })
     }
 
+    /// Whether an earlier message of its key waits.
+    pub(super) fn is_behind(&self, offset: Offset) -> bool {
+        let line = self.keys.get(&offset).and_then(|key| self.lines.get(key));
+        line.is_some_and(|line| line.kept.range(..offset).next().is_some())
+    }
+
     /// The leased messages of its key that come after this one.
     pub(super) fn out_after(&self, offset: Offset) -> Vec<Offset> {
         let line = self.keys.get(&offset).and_then(|key| self.lines.get(key));

@@ -53,6 +53,12 @@ impl Leases {
     }
 
     fn restore_lease(&mut self, offset: Offset, lease: Lease, now: Instant) {
+        if self.lines.is_behind(offset) {
+            // An earlier message of its key has failed since, and this one comes again after it.
+            let Lease { delivery, attempt, expires, .. } = lease;
+            let attempt = attempt - 1;
+            return self.wait(offset, Waiting { delivery, attempt, taken_back: true, due: now, expires });
+        }
         if let Some(consumer) = lease.consumer {
             let Some(holder) = self.consumers.get_mut(&consumer) else {
                 let Lease { delivery, attempt, expires, .. } = lease;

@@ -120,7 +120,7 @@ impl Writer {
         let refused = if topic.is_deleted() {
             Err(Error::TopicNotFound(topic.name.clone()))
         } else {
-            self.check_space()
+            self.check_space_to_free_some()
         };
         if let Err(error) = refused {
             let _ = reply.send(Err(error));
@@ -140,6 +140,7 @@ impl Writer {
             first: moved.first,
             last: moved.last,
             time: moved.time,
+            last_time: moved.last_time,
             position,
             length,
             bytes: u32::try_from(bytes).expect("a relocation is limited in bytes"),
@@ -147,6 +148,13 @@ impl Writer {
         };
         batch.pending.push(Pending::Relocate { topic, run, dropped: moved.dropped, reply });
         Ok(())
+    }
+
+    /// What is moved takes some space, and gives more free: it may have half of the reserve.
+    fn check_space_to_free_some(&self) -> Result<()> {
+        let available = self.parts.fs.available().unwrap_or(u64::MAX);
+        let reserve = self.parts.disk_reserve_bytes / 2;
+        if available >= reserve { Ok(()) } else { Err(Error::DiskFull { available, reserve }) }
     }
 
     /// Leaves behind the messages whose key has a later one.
