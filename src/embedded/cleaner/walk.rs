@@ -107,3 +107,63 @@ impl Walk {
         (from..=run.last).find(|offset| enough(&(offset + 1))).map_or(run.last + 1, |offset| offset + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::log::format::LogId;
+    use crate::embedded::log::fs_sim::SimFs;
+    use crate::embedded::log::index::TopicIndex;
+    use crate::embedded::log::segments::Segments;
+    use crate::embedded::log::tail::Tail;
+    use crate::embedded::records::TopicRecord;
+    use crate::embedded::state::TopicState;
+    use crate::model::Name;
+    use std::sync::Arc;
+
+    fn run(first: Offset, last: Offset, (time, last_time): (u64, u64), bytes: u32) -> Run {
+        let messages = u32::try_from(last + 1 - first).unwrap();
+        let (time, last_time) = (Timestamp(time), Timestamp(last_time));
+        Run { first, last, time, last_time, position: 40, length: 9, bytes, messages }
+    }
+
+    /// A topic of ten messages moved together, which were published at the times 1 to 10, and one more.
+    fn walked(until: Until, prepare: impl FnOnce(&mut TopicIndex)) -> Passed {
+        let state = TopicState { next: 12, ..TopicState::new(TopicRecord::default()) };
+        let topic = TopicHandle::new(Name::parse("t").unwrap(), &state);
+        let moved: Arc<[Run]> = [run(1, 10, (1, 10), 1_000)].into();
+        topic.index_mut().put(Part::new(5, &moved));
+        topic.index_mut().push(9, run(11, 11, (11, 11), 100));
+        prepare(&mut topic.index_mut());
+        let segments = Arc::new(Segments::default());
+        let reader = Reader::new(Arc::new(SimFs::new()), LogId([0; 16]), segments, Arc::new(Tail::new(0)));
+        walk(&reader, &topic, until).unwrap()
+    }
+
+    #[test]
+    fn messages_that_were_moved_together_grow_old_one_by_one() {
+        let at = |time| walked(Until::Time(Timestamp(time)), |_| {});
+        assert_eq!(at(10), Passed { next: 1, bytes: 0 }, "the last of them is not older");
+        assert_eq!(at(11), Passed { next: 11, bytes: 1_000 });
+        assert_eq!(at(12), Passed { next: 12, bytes: 1_100 });
+    }
+
+    #[test]
+    fn of_messages_that_were_moved_together_no_more_go_than_must() {
+        let after = |bytes| walked(Until::Bytes(bytes), |_| {});
+        assert_eq!(after(150), Passed { next: 3, bytes: 200 });
+        assert_eq!(after(1_000), Passed { next: 11, bytes: 1_000 });
+        assert_eq!(after(1_001), Passed { next: 12, bytes: 1_100 });
+        assert_eq!(walked(Until::Offset(4), |_| {}), Passed { next: 4, bytes: 300 });
+    }
+
+    #[test]
+    fn what_is_held_twice_counts_once() {
+        let with_copy = |index: &mut TopicIndex| {
+            let again: Arc<[Run]> = [run(1, 4, (1, 4), 400)].into();
+            index.put(Part::new(7, &again));
+        };
+        assert_eq!(walked(Until::Offset(11), with_copy), Passed { next: 11, bytes: 1_000 });
+        assert_eq!(walked(Until::Time(Timestamp(10)), with_copy), Passed { next: 5, bytes: 400 });
+    }
+}

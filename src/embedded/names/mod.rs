@@ -343,5 +343,10 @@ mod tests {
         assert!(marks[2].key.is_none() && marks[2].id.is_some() && marks[2].id != marks[1].id);
         assert_ne!(other.marks(&envelopes)[1], marks[1]);
         assert!(marker.marks(&envelopes[..1]).is_empty());
+        // Field 3 is an attribute.
+        let name = "columba-redrive-subscription";
+        let entry = [b"\x0a", &[name.len() as u8][..], name.as_bytes(), b"\x12\x01s"].concat();
+        let directed = [b"\x12\x01a\x1a", &[entry.len() as u8][..], &entry].concat();
+        assert_eq!(marker.mark(&directed).key, None, "it is not the last message of its key for everybody");
     }
 }

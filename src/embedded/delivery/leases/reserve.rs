@@ -203,4 +203,23 @@ mod tests {
         leases.settle(1, 1);
         assert_eq!(leases.next(second, now, false), Next::Again(2));
     }
+
+    #[test]
+    fn what_comes_back_behind_a_failed_message_of_its_key_comes_again_after_it() {
+        let (mut leases, now) = (leases(Mode::KeyOrdered, 0), Instant::now());
+        let same_key = About::new(Key::Hash(7), None, None);
+        let who = Who::Consumer(leases.join(CREDIT));
+        let [first, second] = [1, 2].map(|offset| {
+            assert!(leases.meet(who, offset, &same_key, now));
+            leases.hand_out(who, offset, 10, &same_key, now)
+        });
+        leases.reserve(2, second.delivery);
+        leases.nack(1, first.delivery, Retry::After(Duration::ZERO), &"".into(), now);
+        leases.restore(2, now);
+        assert_eq!(leases.check(2, second.delivery, second.attempt), Err(Failure::Expired));
+        assert_eq!(leases.next(who, now, false), Next::Again(1));
+        leases.settle(1, 1);
+        assert_eq!(leases.next(who, now, false), Next::Again(2));
+        assert_eq!(leases.hand_out(who, 2, 10, &same_key, now).attempt, 1, "its delivery did not fail");
+    }
 }
