@@ -47,8 +47,8 @@ pub(super) fn walk(reader: &Reader, topic: &TopicHandle, until: Until) -> io::Re
             Some(runs) => runs.clone(),
             None => reader.part_runs(topic, PartId { segment: part.segment, first: part.first })?,
         };
-        let of_part = runs.iter().filter(|run| run.first <= part.last && run.last >= part.first);
-        if !of_part.map(|run| walk.pass_run(run, part.last + 1)).all(|went_on| went_on) {
+        let mut of_part = runs.iter().filter(|run| run.first <= part.last && run.last >= part.first);
+        if !of_part.all(|run| walk.pass_run(run, part.last + 1)) {
             return Ok(walk.passed);
         }
     }

@@ -345,8 +345,8 @@ mod tests {
         assert!(marker.marks(&envelopes[..1]).is_empty());
         // Field 3 is an attribute.
         let name = "columba-redrive-subscription";
-        let entry = [b"\x0a", &[name.len() as u8][..], name.as_bytes(), b"\x12\x01s"].concat();
-        let directed = [b"\x12\x01a\x1a", &[entry.len() as u8][..], &entry].concat();
+        let entry = [b"\x0a", &[28][..], name.as_bytes(), b"\x12\x01s"].concat();
+        let directed = [b"\x12\x01a\x1a", &[33][..], &entry].concat();
         assert_eq!(marker.mark(&directed).key, None, "it is not the last message of its key for everybody");
     }
 }

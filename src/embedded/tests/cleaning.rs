@@ -332,8 +332,8 @@ async fn cleaning_and_publishing() {
             ("50 MiB kept", Retention { max_bytes: Some(50 << 20), ..Retention::default() }),
         ] {
             let times = publish_times(retention).await;
-            let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-            println!("{round}: {what}: p50 {} µs, p99 {} µs, max {} µs", at(0.5), at(0.99), at(1.0));
+            let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+            println!("{round}: {what}: p50 {} µs, p99 {} µs, max {} µs", at(50), at(99), at(100));
         }
     }
 }
