@@ -201,7 +201,7 @@ impl Opened {
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
         });
-        tokio::spawn(cleaner::run(Arc::downgrade(&shared), options.cleaning_period, options.segment_bytes));
+        cleaner::start(&shared, options.cleaning_period, options.segment_bytes);
         tokio::spawn(idle::run(Arc::downgrade(&shared)));
         Ok(EmbeddedEngine(shared))
     }

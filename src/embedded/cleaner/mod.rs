@@ -1,7 +1,7 @@
 //! Keeps the log from growing for ever: drops what topics need not keep, moves what is left out of segments
 //! that are mostly dead, and removes those that are.
 //!
-//! One task. It looks every second, and sooner when much was written. What it does to the log it has the
+//! It looks every second, and sooner when much was written. What it does to the log it has the
 //! writer do, among the publishes, in small steps; it never holds up a publish. [`retention`] says what may
 //! go, [`reclaim`] frees its space.
 
@@ -32,11 +32,21 @@ const RETRY: Duration = Duration::from_secs(10);
 const TRIMS_AT_ONCE: usize = 1_000;
 
 /// Cleans every `period` until the engine is closed or gone.
-pub(super) async fn run(engine: Weak<Shared>, period: Duration, segment_bytes: u64) {
-    let mut cleaner = Cleaner {
-        clock: SteadyClock::new(Timestamp::now(), Instant::now()),
-        reclaim: Reclaim::new(segment_bytes),
-    };
+pub(super) fn start(engine: &Arc<Shared>, period: Duration, segment_bytes: u64) {
+    let clock = SteadyClock::new(Timestamp::now(), Instant::now());
+    for work in [Work::Retain(clock), Work::Reclaim(Reclaim::new(segment_bytes))] {
+        tokio::spawn(run(Arc::downgrade(engine), period, work));
+    }
+}
+
+/// What is done in passes. Each has a task of its own: moving messages takes its time, and nobody's limit
+/// is to be passed meanwhile.
+enum Work {
+    Retain(SteadyClock),
+    Reclaim(Reclaim),
+}
+
+async fn run(engine: Weak<Shared>, period: Duration, mut work: Work) {
     let mut wait = period;
     loop {
         let Some(grown) = engine.upgrade().map(|engine| engine.log.reader.segments().grown()) else { return };
@@ -48,7 +58,11 @@ pub(super) async fn run(engine: Weak<Shared>, period: Duration, segment_bytes: u
         if engine.check_open().is_err() {
             return;
         }
-        wait = match cleaner.pass(&engine).await {
+        let done = match &mut work {
+            Work::Retain(clock) => retain(&engine, clock).await,
+            Work::Reclaim(reclaim) => reclaim.pass(&engine).await,
+        };
+        wait = match done {
             Ok(()) => period,
             Err(Error::Closed | Error::Failed(_)) => return,
             Err(error) => {
@@ -59,41 +73,34 @@ pub(super) async fn run(engine: Weak<Shared>, period: Duration, segment_bytes: u
     }
 }
 
-struct Cleaner {
-    clock: SteadyClock,
-    reclaim: Reclaim,
-}
-
-impl Cleaner {
-    async fn pass(&mut self, engine: &Arc<Shared>) -> Result<()> {
-        let now = self.clock.read(Timestamp::now(), Instant::now());
-        let topics: Vec<_> = engine.catalog().topics.values().cloned().collect();
-        let acked = acked(engine);
-        let reader = Arc::clone(&engine.log.reader);
-        let due = blocking(move || {
-            let mut due = Vec::new();
-            for topic in topics {
-                match retention::due(&reader, &topic, acked.get(&topic.id).copied(), now) {
-                    Ok(trim) => due.extend(trim.map(|trim| (topic, trim))),
-                    Err(error) => {
-                        tracing::warn!(topic = %topic.name, %error, "cannot see what need not be kept");
-                    }
+/// Drops what topics need not keep.
+async fn retain(engine: &Arc<Shared>, clock: &mut SteadyClock) -> Result<()> {
+    let now = clock.read(Timestamp::now(), Instant::now());
+    // A purge meanwhile would count the same messages.
+    let _changes = engine.changes.lock().await;
+    let topics: Vec<_> = engine.catalog().topics.values().cloned().collect();
+    let acked = acked(engine);
+    let reader = Arc::clone(&engine.log.reader);
+    let due = blocking(move || {
+        let mut due = Vec::new();
+        for topic in topics {
+            match retention::due(&reader, &topic, acked.get(&topic.id).copied(), now) {
+                Ok(trim) => due.extend(trim.map(|trim| (topic, trim))),
+                Err(error) => {
+                    tracing::warn!(topic = %topic.name, %error, "cannot see what need not be kept");
                 }
             }
-            Ok(due)
-        });
-        // A purge meanwhile would count the same messages.
-        let changes = engine.changes.lock().await;
-        let mut due = due.await?;
-        while !due.is_empty() {
-            let rest = due.split_off(due.len().min(TRIMS_AT_ONCE));
-            tell_of_losses(engine, &due);
-            trim(&engine.log, due).await?;
-            due = rest;
         }
-        drop(changes);
-        self.reclaim.pass(engine).await
+        Ok(due)
+    });
+    let mut due = due.await?;
+    while !due.is_empty() {
+        let rest = due.split_off(due.len().min(TRIMS_AT_ONCE));
+        tell_of_losses(engine, &due);
+        trim(&engine.log, due).await?;
+        due = rest;
     }
+    Ok(())
 }
 
 /// The first message of each topic that some subscription of it has not settled on disk.

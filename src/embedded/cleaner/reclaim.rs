@@ -4,7 +4,7 @@
 //! end of the log before it goes, so that the log alone still gives the whole state. The messages that a
 //! mostly dead segment has left are moved first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const MOSTLY_DEAD: u64 = 4;
 const MOVE: ReadLimit = ReadLimit { messages: 10_000, bytes: 1 << 20 };
 /// Bytes moved in one pass at most.
 const MOVED_PER_PASS: u64 = 64 << 20;
-/// A pause after each move: at most about 50 MiB are moved in a second.
+/// A pause each time that much was moved: at most about 50 MiB are moved in a second.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The active segment is ended early if it is mostly dead and has at least one part in so many of a full
 /// one's length.
@@ -40,6 +40,8 @@ pub(super) struct Reclaim {
     restated_bytes: u64,
     /// The length of the active segment at the last pass.
     active_bytes: u64,
+    /// Segments that were removed, whose files may not be yet.
+    gone: BTreeSet<u64>,
 }
 
 /// What a segment has left.
@@ -51,7 +53,7 @@ struct Left {
 
 impl Reclaim {
     pub(super) fn new(segment_bytes: u64) -> Self {
-        Self { segment_bytes, restated_bytes: 0, active_bytes: 0 }
+        Self { segment_bytes, restated_bytes: 0, active_bytes: 0, gone: BTreeSet::new() }
     }
 
     pub(super) async fn pass(&mut self, engine: &Arc<Shared>) -> Result<()> {
@@ -60,7 +62,9 @@ impl Reclaim {
         self.end_active(engine, active_left).await?;
 
         let reader = Arc::clone(&engine.log.reader);
-        let sealed = segments.sealed();
+        let mut sealed = segments.sealed();
+        self.gone.retain(|gone| sealed.contains(gone));
+        sealed.retain(|segment| !self.gone.contains(segment));
         let length = move |segment| match reader.segment_len(segment) {
             Ok(length) => Some((segment, length)),
             Err(error) => {
@@ -70,6 +74,8 @@ impl Reclaim {
         };
         let lengths = blocking(move || Ok(sealed.into_iter().filter_map(length).collect()));
         let lengths: Vec<(u64, u64)> = lengths.await?;
+        // What needs nothing moved is not to wait for it.
+        self.remove_dead(engine, &lengths).await?;
         let mut moved = 0;
         for (segment, length) in &lengths {
             let is_mostly_dead = |left: &&Left| left.bytes * MOSTLY_DEAD < *length;
@@ -80,6 +86,10 @@ impl Reclaim {
             match relocate(engine, left).await {
                 Ok(()) => moved += left.bytes,
                 Err(error @ (Error::Closed | Error::Failed(_))) => return Err(error),
+                Err(error @ Error::DiskFull { .. }) => {
+                    tracing::warn!(%error, "no space to move messages and free more");
+                    break;
+                }
                 Err(error) => {
                     // Damage stays where it is, for whoever can mend it.
                     if matches!(error, Error::Damaged { .. }) {
@@ -96,7 +106,9 @@ impl Reclaim {
     async fn remove_dead(&mut self, engine: &Shared, sealed: &[(u64, u64)]) -> Result<()> {
         let (left, _) = left(engine);
         let segments = engine.log.reader.segments();
-        let is_dead = |segment| !left.contains_key(segment) && !segments.is_damaged(*segment);
+        let is_dead = |segment| {
+            !left.contains_key(segment) && !segments.is_damaged(*segment) && !self.gone.contains(segment)
+        };
         let dead: Vec<_> = sealed.iter().filter(|(segment, _)| is_dead(segment)).collect();
         let freed: u64 = dead.iter().map(|(_, length)| length).sum();
         // Not worth writing more than it frees.
@@ -111,7 +123,10 @@ impl Reclaim {
             bytes = freed,
             "removing segments of which nothing is needed"
         );
-        upkeep(&engine.log, |reply| Upkeep::Remove { since, segments, reply }).await
+        let first_sequences: Vec<u64> = segments.iter().map(|&(segment, _)| segment).collect();
+        upkeep(&engine.log, |reply| Upkeep::Remove { since, segments, reply }).await?;
+        self.gone.extend(first_sequences);
+        Ok(())
     }
 
     /// Has the log tell of all topics and subscriptions. Returns the first frame in which it does.
@@ -208,6 +223,7 @@ fn bytes_left(part: &Part, first: Offset) -> u64 {
 
 /// Moves what a segment has left to the end of the log.
 async fn relocate(engine: &Shared, left: &Left) -> Result<()> {
+    let mut since_pause = 0;
     for (topic, part) in &left.parts {
         let mut first = part.first.max(topic.first());
         while first <= part.last {
@@ -227,11 +243,15 @@ async fn relocate(engine: &Shared, left: &Left) -> Result<()> {
             let last_time = kept.last().map_or(time, |kept| kept.time);
             let moved = Moved { first, last, time, last_time, dropped: 0, kept };
             let bytes = moved.kept.iter().map(Kept::written_size).sum();
+            since_pause += bytes;
             let place = engine.log.place(bytes).await?;
             let topic = Arc::clone(topic);
             upkeep(&engine.log, |reply| Upkeep::Relocate { topic, moved, reply, _place: place }).await?;
             first = last + 1;
-            tokio::time::sleep(PAUSE).await;
+            if since_pause >= MOVE.bytes {
+                since_pause = 0;
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
     Ok(())
