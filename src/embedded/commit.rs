@@ -124,7 +124,7 @@ fn outcomes(count: usize, receipts: impl Iterator<Item = (usize, Receipt)>, held
         outcomes[operation] = Outcome::Published(receipt);
     }
     for Held { operation, handle, .. } in held {
-        outcomes[*operation] = Outcome::Acked(handle.committed().floor());
+        outcomes[*operation] = Outcome::Acked(handle.committed_floor());
     }
     outcomes
 }

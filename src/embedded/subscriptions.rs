@@ -379,8 +379,8 @@ impl Shared {
         let settle = |reply| Event::Settle { ids, settlement, place, reply };
         let SettleReply { failures, durable, place } = handle.ask(settle).await?;
         let committed_offset = match durable {
-            Some(durable) => self.log.answer(durable).await?,
-            None => handle.committed.floor(),
+            Some(durable) => self.log.answer(durable).await?.max(handle.committed_floor()),
+            None => handle.committed_floor(),
         };
         drop(place);
         Ok(Settled { committed_offset, failures })

@@ -132,10 +132,25 @@ fn remove_leftovers(fs: &dyn Fs) -> io::Result<()> {
             fs.remove(&format!("{dir}/{name}"))?;
         }
     }
+    keep_ballast(fs)?;
     match fs.remove(segments::SPARE) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Keeps as much of the spare as the ballast takes, if there is none: others may fill the disk before there
+/// is room for another.
+fn keep_ballast(fs: &dyn Fs) -> io::Result<()> {
+    if fs.exists(segments::BALLAST)? || !fs.exists(segments::SPARE)? {
+        return Ok(());
+    }
+    let spare = fs.open(segments::SPARE)?;
+    if spare.len()? >= segments::BALLAST_BYTES {
+        spare.set_len(segments::BALLAST_BYTES)?;
+        fs.rename(segments::SPARE, segments::BALLAST)?;
+    }
+    Ok(())
 }
 
 /// Whether a segment's header is sound.

@@ -21,6 +21,8 @@ const GROWTH: u64 = 32 << 20;
 /// Space that is kept for what must be written when the disk is full: acks, deletes, and the note that
 /// says so.
 pub(crate) const BALLAST: &str = "log/ballast";
+/// Its size in bytes, or the disk reserve if that is less.
+pub(crate) const BALLAST_BYTES: u64 = 8 << 20;
 /// A segment made ahead of need.
 pub(crate) const SPARE: &str = "log/spare";
 

@@ -20,7 +20,7 @@ use super::fs::{File, Fs};
 use super::housekeeper::Task;
 use super::index::{Part, Run};
 use super::plan::{Planned, plan};
-use super::segments::{self, BALLAST, Segments};
+use super::segments::{self, BALLAST, BALLAST_BYTES, Segments};
 use super::sidecar::{SegmentIndex, Source};
 use super::space::{SPACE_CHECK, Space, SpaceNotice};
 use super::tail::Tail;
@@ -42,8 +42,6 @@ pub(crate) use self::upkeep::{Restated, Upkeep};
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// After so long without work, the log notes that everything before is durable.
 const IDLE: Duration = Duration::from_millis(100);
-/// Space kept for a full disk, or the disk reserve if that is less.
-const BALLAST_BYTES: u64 = 8 << 20;
 
 /// What the writer is made of.
 pub(crate) struct Parts {
