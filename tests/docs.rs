@@ -1,0 +1,43 @@
+//! The pages under docs/patterns: their commands work and print what they are said to print.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a page as a reader would, with `scripts/try-docs.sh`.
+fn works(page: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let grpcurl = root.join(".tools/grpcurl-1.9.4/grpcurl");
+    if !grpcurl.exists() {
+        let why = "skipped: grpcurl 1.9.4 is not in .tools; `make test` fetches it";
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        println!("{why}");
+        return;
+    }
+    let mut command = Command::new(root.join("scripts/try-docs.sh"));
+    command.arg(root.join("docs/patterns").join(page));
+    command.env("COLUMBA", env!("CARGO_BIN_EXE_columba")).env("GRPCURL", grpcurl);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn queue() {
+    works("queue.md");
+}
+
+#[test]
+fn publish_subscribe() {
+    works("publish-subscribe.md");
+}
+
+#[test]
+fn reliable_messaging() {
+    works("reliable-messaging.md");
+}
+
+#[test]
+fn command_query() {
+    works("command-query.md");
+}
