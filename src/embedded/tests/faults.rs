@@ -2,6 +2,7 @@
 
 use super::super::log::fs::Fs as _;
 use super::super::log::fs_sim::Faults;
+use super::super::log::segments;
 use super::*;
 use crate::engine::Error;
 
@@ -236,4 +237,15 @@ async fn redeliveries_take_none_of_the_last_space() {
     fs.set_faults(Faults::default());
     assert!(used(&fs) < before + 20_000, "{} bytes more", used(&fs) - before);
     engine.close().await;
+}
+
+#[tokio::test]
+async fn a_spent_ballast_is_made_of_the_spare_at_the_next_start() {
+    let fs = SimFs::new();
+    open(&fs).await.unwrap().close().await;
+    assert!(!fs.exists(segments::BALLAST).unwrap());
+    fs.set_bytes(segments::SPARE, vec![0; 9 << 20]);
+    open(&fs).await.unwrap().close().await;
+    assert_eq!(fs.bytes(segments::BALLAST).len() as u64, segments::BALLAST_BYTES);
+    assert!(!fs.exists(segments::SPARE).unwrap());
 }
