@@ -117,8 +117,7 @@ impl Dispatcher {
                 // Never leave out what lies between.
                 if from <= expected {
                     self.skip_gone(from, &batch);
-                    let messages = self.skip_directed(batch.messages);
-                    self.arrive(messages);
+                    self.arrive(batch.messages);
                 }
             }
             // Whatever else came along is kept only if it is waiting too.

@@ -112,7 +112,12 @@ impl Dispatcher {
                     message
                 }
             };
-            let about = self.about(&message);
+            let header = message.envelope.header();
+            if self.is_for_another(&header) {
+                self.skip_directed(message.offset, now);
+                continue;
+            }
+            let about = self.about(message.offset, &header);
             if !self.leases.meet(who, message.offset, &about, now) {
                 continue;
             }
@@ -138,10 +143,10 @@ impl Dispatcher {
     }
 
     /// What the leases go by.
-    fn about(&self, message: &StoredMessage) -> About {
-        let Header { key, deliver_time, expire_time, .. } = message.envelope.header();
+    fn about(&self, offset: Offset, header: &Header<'_>) -> About {
+        let &Header { key, deliver_time, expire_time, .. } = header;
         let key = if key.is_empty() || !self.leases.orders_keys() {
-            Key::Alone(message.offset)
+            Key::Alone(offset)
         } else {
             Key::Hash(self.subject.signer.hash(key.as_bytes()))
         };
