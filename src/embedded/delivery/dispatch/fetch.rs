@@ -117,7 +117,8 @@ impl Dispatcher {
                 // Never leave out what lies between.
                 if from <= expected {
                     self.skip_gone(from, &batch);
-                    self.arrive(batch.messages);
+                    let messages = self.skip_directed(batch.messages);
+                    self.arrive(messages);
                 }
             }
             // Whatever else came along is kept only if it is waiting too.

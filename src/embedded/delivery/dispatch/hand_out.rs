@@ -112,12 +112,7 @@ impl Dispatcher {
                     message
                 }
             };
-            let header = message.envelope.header();
-            if self.is_for_another(&header) {
-                self.skip_directed(message.offset, now);
-                continue;
-            }
-            let about = self.about(message.offset, &header);
+            let about = self.about(&message);
             if !self.leases.meet(who, message.offset, &about, now) {
                 continue;
             }
@@ -143,10 +138,10 @@ impl Dispatcher {
     }
 
     /// What the leases go by.
-    fn about(&self, offset: Offset, header: &Header<'_>) -> About {
-        let &Header { key, deliver_time, expire_time, .. } = header;
+    fn about(&self, message: &StoredMessage) -> About {
+        let Header { key, deliver_time, expire_time, .. } = message.envelope.header();
         let key = if key.is_empty() || !self.leases.orders_keys() {
-            Key::Alone(offset)
+            Key::Alone(message.offset)
         } else {
             Key::Hash(self.subject.signer.hash(key.as_bytes()))
         };
