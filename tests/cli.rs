@@ -26,6 +26,15 @@ struct Server {
     dir: TempDir,
 }
 
+/// Asks until it is so; long enough for any machine, but not for ever.
+#[track_caller]
+fn eventually(is_so: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed().as_secs() < 60, "it never came to be");
+    }
+}
+
 impl Server {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -66,7 +75,7 @@ impl Server {
 
     /// Waits until every message of a subscription is acknowledged.
     fn await_settled(&self, subscription: &str) {
-        while self.json(&["sub", "stats", subscription])[0]["backlog_messages"] != 0 {}
+        eventually(|| self.json(&["sub", "stats", subscription])[0]["backlog_messages"] == 0);
     }
 
     /// The data of all messages of a topic.
@@ -538,7 +547,7 @@ fn publish_says_how_to_go_on_when_a_signal_stops_it() {
     server.ok(&["topic", "create", "t"]);
     let mut publisher = Running::start(server.command(&["publish", "t", "--batch", "1"]));
     publisher.write("a\nb\n");
-    while server.json(&["topic", "describe", "t"])[0]["last_offset"] != 2 {}
+    eventually(|| server.json(&["topic", "describe", "t"])[0]["last_offset"] == 2);
     kill_process(Pid::from_child(&publisher.child), Signal::INT).unwrap();
     // Its input stays open: it is the signal that ends it.
     let stdin = publisher.stdin.take();
@@ -674,7 +683,7 @@ fn server_with_letters() -> Server {
     server.ok(&[&create[..], &["--max-attempts", "1", "--dead-letter-topic", "dead"]].concat());
     server.ok(&["publish", "orders", "one", "two", "three"]);
     server.ok(&["subscribe", "billing", "--no-ack", "--count", "3"]);
-    while server.json(&["dlq", "ls", "--topic", "dead"]).len() < 3 {}
+    eventually(|| server.json(&["dlq", "ls", "--topic", "dead"]).len() >= 3);
     server
 }
 
@@ -714,7 +723,7 @@ fn dead_letters_are_listed_redriven_and_purged() {
 
     // One whose subscription is gone is skipped.
     server.ok(&["subscribe", "billing", "--no-ack", "--count", "2"]);
-    while server.json(&["dlq", "ls", "--topic", "dead"]).len() < 2 {}
+    eventually(|| server.json(&["dlq", "ls", "--topic", "dead"]).len() >= 2);
     server.ok(&["sub", "rm", "billing"]);
     let skipped = server.ok(&["dlq", "redrive", "--topic", "dead"]);
     assert!(skipped.starts_with("0 redriven, 2 skipped\nskipped 4: subscription billing"), "{skipped}");
@@ -733,7 +742,7 @@ fn a_signal_ends_a_redrive_after_what_is_under_way() {
     let server = server_with_letters();
     let slow = ["dlq", "redrive", "--topic", "dead", "--rate", "1", "-o", "json"];
     let mut redrive = Running::start(server.command(&slow));
-    while server.data("orders").len() == 3 {}
+    eventually(|| server.data("orders").len() != 3);
     kill_process(Pid::from_child(&redrive.child), Signal::INT).unwrap();
     let report: Value = serde_json::from_str(&redrive.line()).unwrap();
     let done = report["redriven"].as_u64().unwrap();
@@ -774,7 +783,7 @@ fn a_message_tells_its_story() {
 fn consumers_and_events_are_shown() {
     let server = server_with_letters();
     let mut reader = Running::start(server.command(&["subscribe", "billing", "--consumer", "me"]));
-    while server.json(&["consumers"]).is_empty() {}
+    eventually(|| !server.json(&["consumers"]).is_empty());
     let consumer = &server.json(&["consumers", "--subscription", "billing"])[0];
     assert_eq!((&consumer["name"], &consumer["subscription"]), (&"me".into(), &"billing".into()));
     assert!(server.ok(&["consumers"]).contains("me"));
