@@ -12,6 +12,7 @@
 //! - [`server`]: opens the engine, builds the services, serves, drains.
 //! - [`config`]: the configuration tree: defaults, file, environment, flags.
 //! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
+//! - [`cqrs`]: commands, queries and key-value views, over the contract of an engine.
 //! - [`engine`]: the contract of a message engine, and an in-memory reference.
 //! - [`embedded`]: the engine that keeps one log on the local disk.
 //! - [`model`]: names, messages, positions, limits, kinds of errors.
@@ -21,6 +22,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod cqrs;
 pub mod embedded;
 pub mod engine;
 pub mod model;

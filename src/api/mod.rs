@@ -40,6 +40,7 @@ use self::wire::v1::publisher_service_server::PublisherServiceServer;
 use self::wire::v1::subscriber_service_server::SubscriberServiceServer;
 use self::wire::v1::subscription_service_server::SubscriptionServiceServer;
 use self::wire::v1::topic_service_server::TopicServiceServer;
+use crate::cqrs::Cqrs;
 use crate::engine::Engine;
 use crate::model::limits::MAX_REQUEST_BYTES;
 use crate::proto::FILE_DESCRIPTOR_SET;
@@ -53,6 +54,9 @@ pub(crate) use self::unfinished::UnfinishedLayer;
 pub(crate) struct Context {
     /// Keeps the messages.
     pub(crate) engine: Arc<dyn Engine>,
+    /// Commands, queries and views over it.
+    #[expect(dead_code, reason = "no service uses it yet")]
+    pub(crate) cqrs: Arc<Cqrs>,
     /// Ends every stream when the server stops.
     pub(crate) stop: CancellationToken,
     /// Silence on a stream after which a heartbeat is sent.

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::cqrs;
 use crate::embedded::{EmbeddedEngine, OpenError};
 use crate::server::{self, Listeners, ServeError, open_files};
 use crate::telemetry;
@@ -161,6 +162,7 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
     let options = server::Options {
         max_connections,
         shutdown_deadline: config.shutdown.deadline,
+        cqrs: cqrs::Options { directory: Some(config.data_dir.join("views")) },
         ..server::Options::default()
     };
     let listeners = Listeners { grpc, admin: Some(admin) };

@@ -17,7 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 
 use crate::api;
-use crate::engine::Engine;
+use crate::cqrs::{self, Cqrs};
+use crate::engine::{self, Engine};
 use crate::model::limits::HEARTBEAT_INTERVAL;
 
 /// Bytes that a client may send ahead on one call.
@@ -62,6 +63,8 @@ pub struct Options {
     /// How long shutting down may take, the engine's part included. Default: 25 s, which is below
     /// the grace period that Kubernetes gives.
     pub shutdown_deadline: Duration,
+    /// How commands, queries and views work.
+    pub cqrs: cqrs::Options,
 }
 
 impl Default for Options {
@@ -72,6 +75,7 @@ impl Default for Options {
             greeting_timeout: Duration::from_secs(10),
             unfinished_request_bytes: 256 << 20,
             shutdown_deadline: Duration::from_secs(25),
+            cqrs: cqrs::Options::default(),
         }
     }
 }
@@ -88,6 +92,9 @@ pub enum ServeError {
         .0.as_secs_f32()
     )]
     CloseTimedOut(Duration),
+    /// What is stored of commands, queries and views could not be taken up.
+    #[error("cannot take up commands and views: {0}")]
+    Cqrs(engine::Error),
     /// The transport gave up.
     #[error("the gRPC server stopped: {0}")]
     Transport(String),
@@ -105,7 +112,14 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
-    let context = api::Context { engine: engine.clone(), stop: stop.clone(), heartbeat: options.heartbeat };
+    let cqrs = Cqrs::open(&engine, &options.cqrs).await.map_err(ServeError::Cqrs)?;
+    let cqrs = Arc::new(cqrs);
+    let context = api::Context {
+        engine: engine.clone(),
+        cqrs: cqrs.clone(),
+        stop: stop.clone(),
+        heartbeat: options.heartbeat,
+    };
     let (health, services) = api::services(context).await;
 
     let connections = accept::connections(listeners.grpc, &options, stop.clone());
@@ -123,7 +137,7 @@ pub async fn serve(
     health.set_not_serving().await;
     stop.cancel();
     match failure {
-        None => drain(&*engine, grpc, options.shutdown_deadline).await,
+        None => drain(&*engine, &cqrs, grpc, options.shutdown_deadline).await,
         Some(failure @ ServeError::Transport(_)) => Err(failure),
         Some(failure) => {
             // Only a courtesy to the streams' clients: the exit does not wait for them.
@@ -136,6 +150,7 @@ pub async fn serve(
 /// Lets calls finish, then the engine.
 async fn drain<T>(
     engine: &dyn Engine,
+    cqrs: &Cqrs,
     grpc: AbortOnDropHandle<T>,
     limit: Duration,
 ) -> Result<(), ServeError> {
@@ -146,7 +161,11 @@ async fn drain<T>(
     if timeout_at(deadline - reserved_for_engine, grpc).await.is_err() {
         tracing::warn!("some connections did not end in time and are cut off");
     }
-    timeout_at(deadline, engine.close()).await.map_err(|_| ServeError::CloseTimedOut(limit))?;
+    let close = async {
+        cqrs.close().await;
+        engine.close().await;
+    };
+    timeout_at(deadline, close).await.map_err(|_| ServeError::CloseTimedOut(limit))?;
     tracing::info!("shut down");
     Ok(())
 }
