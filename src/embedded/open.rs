@@ -19,6 +19,7 @@ use super::log::housekeeper::{self, DirectoryLock};
 use super::log::index::Part;
 use super::log::reader::Reader;
 use super::log::recovery::{Recovered, RecoveryError, recover};
+use super::log::space::Stall;
 use super::log::tail::Tail;
 use super::log::writer::{Parts, Writer};
 use super::log::{Log, segments};
@@ -161,8 +162,9 @@ impl Opened {
         let keeper = housekeeper::start(Arc::clone(&fs), Arc::clone(&stop), Arc::clone(&lock));
         let (keeper, keeper_thread) = keeper.map_err(&io)?;
 
-        let log =
-            Log::new(queue, options.write_queue_bytes, failure, Arc::new(reader), Marker::new(identity.log));
+        let stall = Arc::new(Stall::new(options.disk_reserve_bytes));
+        let (reader, marker) = (Arc::new(reader), Marker::new(identity.log));
+        let log = Log::new(queue, options.write_queue_bytes, failure, Arc::clone(&stall), reader, marker);
         let signer = Signer(identity.ack_key);
         let last_id = recovered.state.last_id;
         let advisories = Announcer::default();
@@ -172,6 +174,7 @@ impl Opened {
             log: identity.log,
             segment_bytes: options.segment_bytes,
             disk_reserve_bytes: options.disk_reserve_bytes,
+            stall,
             segments,
             tail,
             keeper,

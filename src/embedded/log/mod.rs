@@ -19,7 +19,7 @@ pub(crate) mod relocated;
 pub(crate) mod scan;
 pub(crate) mod segments;
 pub(crate) mod sidecar;
-mod space;
+pub(crate) mod space;
 pub(crate) mod tail;
 pub(crate) mod transaction;
 pub(crate) mod writer;
@@ -31,6 +31,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::reader::Reader;
+use self::space::Stall;
 use self::transaction::{Settle, Transaction};
 use super::attempts::Unwritten;
 use super::names::Marker;
@@ -100,6 +101,7 @@ pub(crate) struct Log {
     waiting: Arc<Semaphore>,
     capacity: usize,
     failure: watch::Receiver<Option<String>>,
+    stall: Arc<Stall>,
     /// Reads messages.
     pub(crate) reader: Arc<Reader>,
     /// Makes marks of messages.
@@ -112,15 +114,27 @@ impl Log {
         queue: mpsc::Sender<Operation>,
         capacity: usize,
         failure: watch::Receiver<Option<String>>,
+        stall: Arc<Stall>,
         reader: Arc<Reader>,
         marker: Marker,
     ) -> Self {
         let waiting = Arc::new(Semaphore::new(WAITING_PER_PLACE * capacity));
-        Self { queue, places: Arc::new(Semaphore::new(capacity)), waiting, capacity, failure, reader, marker }
+        Self {
+            queue,
+            places: Arc::new(Semaphore::new(capacity)),
+            waiting,
+            capacity,
+            failure,
+            stall,
+            reader,
+            marker,
+        }
     }
 
-    /// Waits for a place in the write queue for so many bytes; not long, nor with too many others.
+    /// Waits for a place in the write queue for so many bytes; not long, nor with too many others, nor
+    /// while the writer itself waits for space on the disk.
     pub(crate) async fn place(&self, bytes: usize) -> Result<Place> {
+        self.stall.check()?;
         let wanted = (bytes + OPERATION_BYTES).min(self.capacity);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let overloaded = || Error::Overloaded { retry_after: Duration::from_secs(1) };
@@ -166,6 +180,7 @@ impl Log {
 
     /// Finishes everything submitted, and ends the writer.
     pub(crate) async fn close(&self) {
+        self.stall.close();
         let (reply, done) = oneshot::channel();
         self.submit(Operation::Close { reply });
         let _ = done.await;

@@ -1,5 +1,6 @@
 //! How much room the disk has, and when that is too little.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fs::Fs;
@@ -8,6 +9,48 @@ use crate::model::Notice;
 
 /// How often free disk space is looked at while publishing, and there is plenty.
 pub(super) const SPACE_CHECK: Duration = Duration::from_secs(1);
+
+/// How often a write that found no space is tried again.
+pub(super) const FULL_RETRY: Duration = Duration::from_millis(100);
+/// How often it is said that the disk is still full.
+pub(super) const FULL_REMINDER: Duration = Duration::from_secs(10);
+
+/// What the writer and its callers tell each other while the disk has no byte left.
+pub(crate) struct Stall {
+    /// Bytes that should be free.
+    reserve: u64,
+    full: AtomicBool,
+    closing: AtomicBool,
+}
+
+impl Stall {
+    pub(crate) fn new(reserve: u64) -> Self {
+        Self { reserve, full: AtomicBool::new(false), closing: AtomicBool::new(false) }
+    }
+
+    /// The writer waits for space, or does not any more.
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Release);
+    }
+
+    /// Refuses what would have to wait with the writer.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.full.load(Ordering::Acquire) {
+            return Err(Error::DiskFull { available: 0, reserve: self.reserve });
+        }
+        Ok(())
+    }
+
+    /// The writer is not to wait any longer.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether the engine closes.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+}
 
 /// Watches the free space of the disk.
 #[derive(Default)]

@@ -22,7 +22,7 @@ use super::index::{Part, Run};
 use super::plan::{Planned, plan};
 use super::segments::{self, BALLAST, BALLAST_BYTES, Segments};
 use super::sidecar::{SegmentIndex, Source};
-use super::space::{SPACE_CHECK, Space, SpaceNotice};
+use super::space::{FULL_REMINDER, FULL_RETRY, SPACE_CHECK, Space, SpaceNotice, Stall};
 use super::tail::Tail;
 use super::transaction::{Publication, Settle, Transaction};
 use super::{Operation, Place};
@@ -49,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) log: LogId,
     pub(crate) segment_bytes: u64,
     pub(crate) disk_reserve_bytes: u64,
+    pub(crate) stall: Arc<Stall>,
     pub(crate) segments: Arc<Segments>,
     pub(crate) tail: Arc<Tail>,
     pub(crate) keeper: SyncSender<Task>,
@@ -488,26 +489,50 @@ impl Writer {
         let header = (FrameKind::Mark, self.parts.end.sequence, self.synced, self.last_time);
         format::write_frame(&mut bytes, self.parts.log, header, |_| {});
         let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
-        let written = self.with_space(|_| file.write_at(&bytes, at));
-        self.fatal(written)?;
+        match file.write_at(&bytes, at) {
+            // Not worth the space that acks need; what of it was written is written over.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+            written => self.fatal(written)?,
+        }
         self.parts.end.position += bytes.len() as u64;
         self.parts.end.sequence += 1;
         Ok(())
     }
 
-    /// Writes to the disk, if need be into the space kept for when it is full. To write the same bytes to
+    /// Writes to the disk, if need be into the space kept for when it is full. If others have taken that,
+    /// too, waits until there is some again, or the engine closes. To write the same bytes to
     /// the same place again is no retry of something whose outcome is unknown: a sync would be.
     fn with_space<T>(&mut self, write: impl Fn(&dyn Fs) -> io::Result<T>) -> io::Result<T> {
-        let fs = &*self.parts.fs;
-        match write(fs) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && fs.remove(BALLAST).is_ok() => {
-                tracing::warn!("the disk is full; using the space kept for this");
-                self.asked.ballast = None;
-                self.space.look_again();
-                write(fs)
+        let fs = Arc::clone(&self.parts.fs);
+        let mut reminded: Option<Instant> = None;
+        let done = loop {
+            let done = write(&*fs);
+            if !matches!(&done, Err(error) if error.kind() == io::ErrorKind::StorageFull) {
+                break done;
             }
-            done => done,
+            self.asked.ballast = None;
+            self.space.look_again();
+            if fs.remove(BALLAST).is_ok() {
+                tracing::warn!("the disk is full; using the space kept for this");
+                continue;
+            }
+            if self.parts.stall.is_closing() {
+                break done;
+            }
+            self.parts.stall.set_full(true);
+            if reminded.is_none_or(|at| at.elapsed() >= FULL_REMINDER) {
+                reminded = Some(Instant::now());
+                tracing::error!("no byte is left on the disk; nothing is written until there is, free some");
+                // Publishing may have been refused, and this announced, before.
+                let _ = self.check_space();
+            }
+            std::thread::sleep(FULL_RETRY);
+        };
+        if reminded.is_some() {
+            self.parts.stall.set_full(false);
+            tracing::info!("the log goes on");
         }
+        done
     }
 
     /// Publishes the failure of a write or sync before anybody can see its consequences.

@@ -4,7 +4,7 @@ use super::super::log::fs::Fs as _;
 use super::super::log::fs_sim::Faults;
 use super::super::log::segments;
 use super::*;
-use crate::engine::Error;
+use crate::engine::{Error, Settled};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failed_sync_nothing_is_acknowledged() {
@@ -197,6 +197,64 @@ async fn on_a_disk_filled_by_others_acks_still_work_and_a_restart_too() {
     while !fs.exists("log/ballast").unwrap() {
         publish(&engine, "orders", &[b"x"]).await.unwrap();
     }
+    engine.close().await;
+}
+
+/// An engine whose disk others have filled to the last byte, the space kept for that included, and an ack
+/// that waits for space.
+async fn stalled(
+    fs: &SimFs,
+) -> (Arc<EmbeddedEngine>, tokio::task::JoinHandle<crate::engine::Result<Settled>>) {
+    let engine = Arc::new(open(fs).await.unwrap());
+    create_topic(&engine, "orders").await;
+    create_subscription(&engine, "worker", "orders").await;
+    for _ in 0..10 {
+        publish(&engine, "orders", &[b"x"]).await.unwrap();
+    }
+    let delivered = deliveries(&engine, "worker").await;
+    let used = (1 << 40) - fs.available().unwrap();
+    fs.set_faults(Faults { capacity: Some(used), ..Faults::default() });
+    let ids: Vec<_> = delivered.iter().map(|delivery| delivery.ack_id.clone()).collect();
+    let settling = Arc::clone(&engine);
+    let waiting = tokio::spawn(async move {
+        settling.settle(&name("worker"), ids, Settlement::Ack { cumulative: false }).await
+    });
+    while engine.0.log.place(1).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    (engine, waiting)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_byte_left_acks_wait_for_space_and_everything_else_is_refused() {
+    let fs = SimFs::new();
+    let (engine, waiting) = stalled(&fs).await;
+    let other = engine.discard(&name("worker"), vec![1]).await;
+    assert!(matches!(other, Err(Error::DiskFull { .. })), "{other:?}");
+    assert_eq!(read_all(&engine, "orders").await.0.len(), 10);
+    assert!(!waiting.is_finished());
+
+    fs.set_faults(Faults::default());
+    assert_eq!(waiting.await.unwrap().unwrap().committed_offset, 10);
+    while publish(&engine, "orders", &[b"y"]).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    engine.close().await;
+    let engine = open(&fs.copy()).await.unwrap();
+    let left: Vec<_> = deliveries(&engine, "worker").await;
+    assert_eq!(left.iter().map(|delivery| delivery.message.offset).collect::<Vec<_>>(), [11]);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_space_does_not_keep_the_engine_from_closing() {
+    let fs = SimFs::new();
+    let (engine, waiting) = stalled(&fs).await;
+    tokio::time::timeout(Duration::from_secs(20), engine.close()).await.expect("it ends");
+    waiting.await.unwrap().unwrap_err();
+    fs.set_faults(Faults::default());
+    let engine = open(&fs).await.unwrap();
+    assert_eq!(deliveries(&engine, "worker").await.len(), 10);
     engine.close().await;
 }
 
