@@ -33,10 +33,19 @@ cargo_deny() { # version
     >"$root/cargo-deny.log" 2>&1 || skip "cargo-deny $1" "cargo install failed, see .tools/cargo-deny.log"
 }
 
+libfaketime() { # version of the Python package that brings its sources
+  [ -f "$root/faketime/libfaketime/vendor/libfaketime/src/libfaketime.so.1" ] && return
+  python3 -m pip --version >/dev/null 2>&1 || { skip "libfaketime $1" "python3 with pip is not installed"; return; }
+  command -v cc >/dev/null || { skip "libfaketime $1" "a C compiler is not installed"; return; }
+  python3 -m pip install --quiet --no-deps --upgrade --target "$root/faketime" "libfaketime==$1" \
+    >"$root/faketime.log" 2>&1 || skip "libfaketime $1" "pip install failed, see .tools/faketime.log"
+}
+
 for tool in "$@"; do
   case $tool in
     grpcurl-*) grpcurl "${tool#grpcurl-}" ;;
     buf) buf 1.75.0 ;;
+    libfaketime) libfaketime 3.0.1 ;;
     cargo-deny) cargo_deny 0.20.2 ;;
     *) echo "unknown tool: $tool"; exit 2 ;;
   esac

@@ -18,6 +18,8 @@ pub fn columba(arguments: &[&str]) -> Command {
 /// A server process. Killed when it goes out of scope; its data stays.
 pub struct ServerProcess {
     child: Child,
+    /// What starts it: a program and its arguments, before its own.
+    through: Vec<String>,
     data_dir: PathBuf,
     /// Where the API is served; the same after a restart.
     pub address: String,
@@ -26,8 +28,19 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts a server on a free port and waits until it serves.
     pub fn start(data_dir: &Path) -> Self {
-        let (child, address) = serve("127.0.0.1:0", data_dir);
-        Self { child, data_dir: data_dir.to_owned(), address }
+        Self::start_through(&[], data_dir)
+    }
+
+    /// Starts it by another program, such as `env`, which becomes the server.
+    pub fn start_through(through: &[&str], data_dir: &Path) -> Self {
+        let through: Vec<_> = through.iter().map(|&word| word.to_owned()).collect();
+        let (child, address) = serve(&through, "127.0.0.1:0", data_dir);
+        Self { child, through, data_dir: data_dir.to_owned(), address }
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills it with SIGKILL.
@@ -38,7 +51,7 @@ impl ServerProcess {
 
     /// Starts a server again where the killed one was, and kills it so soon that it may not serve yet.
     pub async fn start_and_kill(&mut self, after: Duration) {
-        let mut child = spawn(&self.address, &self.data_dir);
+        let mut child = spawn(&self.through, &self.address, &self.data_dir);
         tokio::time::sleep(after).await;
         child.kill().unwrap();
         child.wait().unwrap();
@@ -46,7 +59,7 @@ impl ServerProcess {
 
     /// Starts a server again where the killed one was, and waits until it serves.
     pub fn restart(&mut self) {
-        (self.child, self.address) = serve_again(&self.address, &self.data_dir);
+        (self.child, self.address) = serve_again(&self.through, &self.address, &self.data_dir);
     }
 }
 
@@ -57,24 +70,33 @@ impl Drop for ServerProcess {
     }
 }
 
-fn spawn(listen: &str, data_dir: &Path) -> Child {
-    let mut command = columba(&["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+fn spawn(through: &[String], listen: &str, data_dir: &Path) -> Child {
+    let mut command = match through {
+        [] => columba(&[]),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(env!("CARGO_BIN_EXE_columba"));
+            command.env_remove("COLUMBA_CONFIG").env_remove("COLUMBA_SERVER");
+            command
+        }
+    };
+    command.args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(data_dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().unwrap()
 }
 
-fn serve(listen: &str, data_dir: &Path) -> (Child, String) {
-    try_serve(listen, data_dir).expect("it serves")
+fn serve(through: &[String], listen: &str, data_dir: &Path) -> (Child, String) {
+    try_serve(through, listen, data_dir).expect("it serves")
 }
 
 /// On a port that was free for a moment: somebody else's connection may have taken it meanwhile.
-fn serve_again(listen: &str, data_dir: &Path) -> (Child, String) {
+fn serve_again(through: &[String], listen: &str, data_dir: &Path) -> (Child, String) {
     const TRIES: usize = 50;
-    (0..TRIES).find_map(|_| try_serve(listen, data_dir)).expect("it serves again")
+    (0..TRIES).find_map(|_| try_serve(through, listen, data_dir)).expect("it serves again")
 }
 
-fn try_serve(listen: &str, data_dir: &Path) -> Option<(Child, String)> {
-    let mut child = spawn(listen, data_dir);
+fn try_serve(through: &[String], listen: &str, data_dir: &Path) -> Option<(Child, String)> {
+    let mut child = spawn(through, listen, data_dir);
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let Some(address) = line.split("gRPC on ").nth(1).and_then(|rest| rest.split(',').next()) else {

@@ -118,10 +118,16 @@ impl Segments {
             all.retain(|first| !first_sequences.contains(first));
         }
         for &first in first_sequences {
-            self.open.invalidate(&first);
+            self.close(first);
             remove_files(fs, first)?;
         }
         Ok(())
+    }
+
+    /// Lets go of a file now, not when the cache comes to it: until then, its space is not free.
+    fn close(&self, first_sequence: u64) {
+        self.open.invalidate(&first_sequence);
+        self.open.run_pending_tasks();
     }
 
     /// Damage was met in a segment.
@@ -180,7 +186,7 @@ impl Segments {
         self.open.insert(first_sequence, Arc::clone(&file));
         if self.is_removed(first_sequence) {
             // It was removed meanwhile; its space is free once nobody has it open.
-            self.open.invalidate(&first_sequence);
+            self.close(first_sequence);
         }
         Ok(file)
     }
@@ -245,6 +251,20 @@ mod tests {
         fn available(&self) -> io::Result<u64> {
             self.0.available()
         }
+    }
+
+    #[test]
+    fn a_removed_segment_is_not_kept_open() {
+        let fs = SimFs::new();
+        let segments = Segments::default();
+        let file = create(&fs, LOG, 9).unwrap();
+        segments.insert(9, Arc::clone(&file));
+        segments.insert(10, create(&fs, LOG, 10).unwrap());
+        let before = Arc::strong_count(&file);
+        segments.remove(&fs, &[9]).unwrap();
+        let after = Arc::strong_count(&file);
+        // What is left is the test's own and the simulated disk's.
+        assert!(after < before && after <= 2, "{before}, then {after}");
     }
 
     #[test]
