@@ -526,7 +526,7 @@ impl Writer {
                 // Publishing may have been refused, and this announced, before.
                 let _ = self.check_space();
             }
-            std::thread::sleep(FULL_RETRY);
+            std::thread::park_timeout(FULL_RETRY);
         };
         if reminded.is_some() {
             self.parts.stall.set_full(false);
