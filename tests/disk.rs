@@ -176,7 +176,8 @@ async fn a_full_disk_refuses_publishing_and_nothing_else_and_is_freed_by_a_purge
     assert_eq!(read.into_inner().messages.len(), 1);
 
     // A purge works, too, and then there is space, although not all that others have taken.
-    let before = StartPosition { position: Some(start_position::Position::Latest(Default::default())) };
+    let before =
+        StartPosition { position: Some(start_position::Position::Latest(columba::proto::v1::Latest {})) };
     let purge = PurgeTopicRequest { topic: "bulk".into(), position: Some(before), ..Default::default() };
     TopicServiceClient::new(client.0.clone()).purge_topic(purge).await.unwrap();
     disk.empty();
