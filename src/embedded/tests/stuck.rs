@@ -77,7 +77,8 @@ impl Scenario {
         taken
     }
 
-    /// Somebody takes messages and is not heard of again, fails late, leaves, or moves the subscription.
+    /// Somebody takes messages and is not heard of again, fails late, leaves, moves the subscription, or
+    /// purges the topic.
     fn disturb(&mut self) {
         match self.random.random_range(0..10) {
             0 | 1 => self.consumers.push(self.leases.join(CREDIT)),
@@ -108,6 +109,11 @@ impl Scenario {
             8 if self.random.random_bool(0.2) => {
                 self.leases.seek(Progress::new(self.random.random_range(0..MESSAGES)));
                 self.deliveries.clear();
+            }
+            8 if self.random.random_bool(0.2) && self.leases.progress().floor() < MESSAGES => {
+                // A purge of the topic, whoever holds what of it.
+                let floor = self.leases.progress().floor();
+                self.leases.settle(floor + 1, (floor + self.random.random_range(1..10)).min(MESSAGES));
             }
             _ => {
                 let millis = self.random.random_range(0..6_000);
