@@ -3,9 +3,13 @@
 //! Written against the [`Engine`] trait alone, so they work on every engine. What they store, they store
 //! as messages; what they keep besides is derived from those and can be made anew.
 
+#[allow(dead_code, reason = "no service joins it yet")]
+pub(crate) mod handlers;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::handlers::Handlers;
 use crate::engine::{self, Engine};
 
 /// How these layers work.
@@ -16,13 +20,18 @@ pub struct Options {
 }
 
 /// The layers of one server.
-pub(crate) struct Cqrs {}
+#[derive(Default)]
+pub(crate) struct Cqrs {
+    /// Who handles commands and queries now.
+    #[allow(dead_code, reason = "no service joins it yet")]
+    pub(crate) handlers: Handlers,
+}
 
 impl Cqrs {
     /// Takes up what the engine has stored.
     #[expect(clippy::unused_async, reason = "the layers read what is stored before they serve")]
     pub(crate) async fn open(_engine: &Arc<dyn Engine>, _options: &Options) -> engine::Result<Self> {
-        Ok(Self {})
+        Ok(Self::default())
     }
 
     /// Lets go of what is held in files. Called when no call is open any more, before the engine closes.

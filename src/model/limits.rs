@@ -164,3 +164,6 @@ pub const MAX_REDRIVE_RATE: u32 = 1_000_000;
 pub const MAX_LETTERS_SCANNED: usize = 100_000;
 /// Letters that a redrive lists as skipped.
 pub const MAX_SKIPPED_LISTED: usize = 100;
+
+/// Most connected handlers of commands and queries in a server.
+pub const MAX_HANDLERS: usize = 10_000;
