@@ -3,6 +3,9 @@
 //! Written against the [`Engine`] trait alone, so they work on every engine. What they store, they store
 //! as messages; what they keep besides is derived from those and can be made anew.
 
+#[allow(dead_code, reason = "no view uses it yet")]
+mod store;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
