@@ -14,7 +14,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::embedded;
-use crate::model::limits::MAX_REQUEST_BYTES;
+use crate::model::limits::{
+    DEFAULT_COMMAND_RETENTION, MAX_COMMAND_RETENTION, MAX_REQUEST_BYTES, MIN_COMMAND_RETENTION,
+};
 
 /// What environment variables of the server begin with. `storage.segment_size` is
 /// `COLUMBA_STORAGE_SEGMENT_SIZE`.
@@ -47,6 +49,16 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// `limits`: what the server takes.
     pub limits: Limits,
+    /// `commands`: how commands are kept.
+    pub commands: Commands,
+}
+
+/// How commands are kept.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    /// `commands.retention`: how long the execution of a command is kept after its end, 1 min to 30 days.
+    /// Default: 24 h.
+    pub retention: Duration,
 }
 
 /// What is logged, and how.
@@ -93,6 +105,7 @@ impl Default for Config {
             storage: embedded::Options::default(),
             shutdown: Shutdown { deadline: Duration::from_secs(25) },
             limits: Limits { connections: 10_000 },
+            commands: Commands { retention: DEFAULT_COMMAND_RETENTION },
         }
     }
 }
@@ -143,6 +156,7 @@ impl Config {
             storage: layers.storage(&defaults.storage),
             shutdown: Shutdown { deadline: layers.deadline(defaults.shutdown.deadline) },
             limits: Limits { connections: layers.connections(defaults.limits.connections) },
+            commands: Commands { retention: layers.retention(defaults.commands.retention) },
         };
         layers.require_loopback(&config);
         layers.finish().map(|()| config)
@@ -286,6 +300,13 @@ impl Layers {
         })
     }
 
+    fn retention(&mut self, default: Duration) -> Duration {
+        let allowed = MIN_COMMAND_RETENTION..=MAX_COMMAND_RETENTION;
+        self.take("commands.retention", default, "a time from 1m to 30d, such as 24h", |text| {
+            humantime::parse_duration(text).ok().filter(|retention| allowed.contains(retention))
+        })
+    }
+
     fn connections(&mut self, default: usize) -> usize {
         self.take("limits.connections", default, "a number from 1 to 1000000", |text| {
             text.parse().ok().filter(|connections| (1..=1_000_000).contains(connections))
@@ -329,7 +350,7 @@ fn is_own(name: &str) -> bool {
 }
 
 /// The sections of the configuration file.
-const SECTIONS: [&str; 4] = ["limits", "log", "shutdown", "storage"];
+const SECTIONS: [&str; 5] = ["commands", "limits", "log", "shutdown", "storage"];
 
 /// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
 /// Returns what cannot be turned into either.
@@ -395,7 +416,8 @@ mod tests {
 
     #[test]
     fn reports_everything_that_is_wrong_at_once() {
-        let file = "lisen = 'x'\n[storage]\nsegment_size = '1KiB'\n[limits]\nconnections = 'many'\n";
+        let file = "lisen = 'x'\n[storage]\nsegment_size = '1KiB'\n[limits]\nconnections = 'many'\n\
+                    [commands]\nretention = '1s'\n";
         let env = [("COLUMBA_LOG_LEVEL", "loud=="), ("COLUMBA_TYPO", "1")];
         let Problems(problems) = load(file, &env, &[("shutdown.deadline", "0s")]).unwrap_err();
         for (part, value) in [
@@ -403,13 +425,14 @@ mod tests {
             ("limits.connections", "many"),
             ("from COLUMBA_LOG_LEVEL", "loud=="),
             ("shutdown.deadline", "0s"),
+            ("commands.retention", "1s"),
             ("unknown key lisen in columba.toml", "admin_listen"),
             ("COLUMBA_TYPO", "log.level"),
         ] {
             let named = problems.iter().any(|problem| problem.contains(part) && problem.contains(value));
             assert!(named, "{part} and {value} in {problems:#?}");
         }
-        assert_eq!(problems.len(), 6, "{problems:#?}");
+        assert_eq!(problems.len(), 7, "{problems:#?}");
     }
 
     #[test]

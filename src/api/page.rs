@@ -91,6 +91,44 @@ impl Numbered {
     }
 }
 
+/// Where a page of a list begins that goes by names, and by numbers in each, and what makes the next token.
+pub(super) struct Placed {
+    /// The first place that may be on the page; `None` on the first page.
+    pub(super) from: Option<(Name, u64)>,
+    /// At most so many entries.
+    pub(super) size: usize,
+    fingerprint: u64,
+}
+
+/// Reads the paging fields of a request for a list that goes by names and numbers, with the rules of [`read`].
+pub(super) fn read_placed(
+    violations: &mut Violations,
+    page_size: u32,
+    page_token: &str,
+    query: &[&str],
+) -> Option<Placed> {
+    let fingerprint = fingerprint("", query);
+    let asked = usize::try_from(page_size).unwrap_or(usize::MAX);
+    let size = violations.count("page_size", asked, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE);
+    let place = |text: String| {
+        let (name, number) = text.rsplit_once('.')?;
+        Some((Name::parse(name).ok()?, number.parse().ok()?))
+    };
+    let from = match decode_text(page_token, fingerprint).and_then(place) {
+        _ if page_token.is_empty() => None,
+        Some(place) => Some(place),
+        None => violations.refuse("page_token", "INVALID_PAGE_TOKEN", BAD_TOKEN),
+    };
+    Some(Placed { from, size: size?, fingerprint })
+}
+
+impl Placed {
+    /// The token of a page that begins at this place.
+    pub(super) fn token(&self, (name, number): &(Name, u64)) -> String {
+        encode(self.fingerprint, &format!("{name}.{number}"))
+    }
+}
+
 fn fingerprint(filter: &str, query: &[&str]) -> u64 {
     let mut hasher = SipHasher13::new();
     for part in query.iter().chain([&filter]) {
@@ -109,13 +147,17 @@ fn encode(fingerprint: u64, last: &str) -> String {
 }
 
 fn decode(token: &str, fingerprint: u64) -> Option<Name> {
+    Name::parse(&decode_text(token, fingerprint)?).ok()
+}
+
+fn decode_text(token: &str, fingerprint: u64) -> Option<String> {
     let (given, name) = token.split_at_checked(FINGERPRINT_DIGITS)?;
     if u64::from_str_radix(given, 16) != Ok(fingerprint) || !name.len().is_multiple_of(2) {
         return None;
     }
     let name =
         name.as_bytes().chunks(2).map(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
-    Name::parse(&String::from_utf8(name.collect::<Option<_>>()?).ok()?).ok()
+    String::from_utf8(name.collect::<Option<_>>()?).ok()
 }
 
 #[cfg(test)]

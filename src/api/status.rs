@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::validate::{Violation, Violations};
+use crate::cqrs::commands;
 use crate::engine;
 use crate::model::Kind;
 
@@ -132,6 +133,54 @@ impl From<Refusal> for Status {
             Detail::Quota { subject } => _ = details.add_quota_failure_violation(subject, &message),
         }
         Status::with_error_details(code(refusal.kind), message, details)
+    }
+}
+
+impl From<commands::Error> for Status {
+    fn from(error: commands::Error) -> Self {
+        Refusal::from(error).into()
+    }
+}
+
+impl From<commands::Error> for Refusal {
+    fn from(error: commands::Error) -> Self {
+        use commands::Error as E;
+        let (kind, reason, message) = (error.kind(), error.reason(), error.to_string());
+        let retry_after = error.retry_after();
+        let resource =
+            |kind, name: String| (Detail::Resource { kind, name: name.clone() }, vec![(kind, name)]);
+        let (detail, metadata) = match error {
+            E::Engine(error) => return error.into(),
+            E::TypeNotFound(name) => resource("command_type", name.to_string()),
+            E::NotFound(id) | E::Exists { id, .. } => resource("command", id),
+            E::Ended { id, state } => {
+                let detail = Detail::Precondition { subject: format!("command/{id}") };
+                (detail, vec![("command", id), ("state", state.to_owned())])
+            }
+            E::LeaseLost(id) => {
+                (Detail::Precondition { subject: format!("command/{id}") }, vec![("command", id)])
+            }
+            E::TypeFull(name) => {
+                (Detail::Quota { subject: "commands".into() }, vec![("command_type", name.to_string())])
+            }
+            E::Full | E::TooManyTypes | E::TooManyHandlers(_) => {
+                (Detail::Quota { subject: "commands".into() }, Vec::new())
+            }
+            E::UnknownAck => {
+                return Self::new(kind, reason, message);
+            }
+            E::Event { index, cause } => {
+                let (detail, mut metadata) = engine_detail(&cause);
+                metadata.push(("event", index.to_string()));
+                (detail, metadata)
+            }
+            E::Store(_) => (Detail::None, Vec::new()),
+        };
+        let mut refusal = Self::new(kind, reason, message);
+        refusal.0.metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        refusal.0.retry_after = retry_after;
+        refusal.0.detail = detail;
+        refusal
     }
 }
 

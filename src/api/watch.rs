@@ -31,6 +31,12 @@ pub(super) fn events(
     context: Context,
     watch: Watch<Advisory>,
 ) -> impl Stream<Item = Result<WatchEventsResponse, Status>> + Send {
+    // What happens to the server's own subscriptions is for those who made them.
+    let of_users = |watched: &Watched<Advisory>| match watched {
+        Watched::Item(advisory) => !advisory.notice.subscription().is_some_and(Name::is_internal),
+        Watched::Missed(_) => true,
+    };
+    let watch = watch.filter(move |watched| std::future::ready(of_users(watched))).boxed();
     stream::unfold(Some((context, watch)), async |state| {
         let (context, mut watch) = state?;
         match next(&mut watch, &context).await {
@@ -157,7 +163,8 @@ impl Topics {
                 TopicChanged::Created(topic) | TopicChanged::Updated(topic) => &topic.name,
                 TopicChanged::Deleted(name) => name,
             };
-            if self.pattern.as_ref().is_none_or(|pattern| pattern.matches(name)) {
+            let wanted = self.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
+            if wanted && !name.is_internal() {
                 return Ok(topic_event(change));
             }
         }

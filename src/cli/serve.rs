@@ -162,7 +162,10 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
     let options = server::Options {
         max_connections,
         shutdown_deadline: config.shutdown.deadline,
-        cqrs: cqrs::Options { directory: Some(config.data_dir.join("views")) },
+        cqrs: cqrs::Options {
+            directory: Some(config.data_dir.join("views")),
+            command_retention: config.commands.retention,
+        },
         ..server::Options::default()
     };
     let listeners = Listeners { grpc, admin: Some(admin) };

@@ -3,29 +3,56 @@
 //! Written against the [`Engine`] trait alone, so they work on every engine. What they store, they store
 //! as messages; what they keep besides is derived from those and can be made anew.
 
+pub(crate) mod commands;
+#[allow(dead_code, reason = "no service lists them yet")]
+pub(crate) mod handlers;
+#[allow(dead_code, reason = "no view uses it yet")]
+mod store;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::commands::Commands;
+use self::handlers::Handlers;
 use crate::engine::{self, Engine};
+use crate::model::limits::DEFAULT_COMMAND_RETENTION;
 
 /// How these layers work.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Where projections are kept; in memory, if `None`.
     pub directory: Option<PathBuf>,
+    /// How long executions of commands are kept after their end. Default: 24 h.
+    pub command_retention: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { directory: None, command_retention: DEFAULT_COMMAND_RETENTION }
+    }
 }
 
 /// The layers of one server.
-pub(crate) struct Cqrs {}
+pub(crate) struct Cqrs {
+    /// Who handles commands and queries now.
+    #[allow(dead_code, reason = "no service lists them yet")]
+    pub(crate) handlers: Handlers,
+    /// What is to be done.
+    pub(crate) commands: Commands,
+}
 
 impl Cqrs {
     /// Takes up what the engine has stored.
-    #[expect(clippy::unused_async, reason = "the layers read what is stored before they serve")]
-    pub(crate) async fn open(_engine: &Arc<dyn Engine>, _options: &Options) -> engine::Result<Self> {
-        Ok(Self {})
+    pub(crate) async fn open(engine: &Arc<dyn Engine>, options: &Options) -> engine::Result<Self> {
+        let handlers = Handlers::default();
+        let directory = options.directory.as_deref();
+        let commands = Commands::open(engine, directory, options.command_retention, handlers.clone()).await?;
+        Ok(Self { handlers, commands })
     }
 
     /// Lets go of what is held in files. Called when no call is open any more, before the engine closes.
-    #[expect(clippy::unused_async, reason = "the layers write down how far they are")]
-    pub(crate) async fn close(&self) {}
+    pub(crate) async fn close(&self) {
+        self.commands.close().await;
+    }
 }

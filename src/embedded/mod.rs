@@ -177,7 +177,15 @@ impl Engine for EmbeddedEngine {
     async fn topics(&self, list: Page) -> Result<Vec<Topic>> {
         self.0.check_open()?;
         let catalog = self.0.catalog();
-        Ok(page(&catalog.topics, &list).take(list.limit).map(|topic| topic.describe()).collect())
+        let users = page(&catalog.topics, &list).filter(|topic| !topic.name.is_internal());
+        Ok(users.take(list.limit).map(|topic| topic.describe()).collect())
+    }
+
+    async fn internal_topics(&self, kind: &str) -> Result<Vec<Topic>> {
+        self.0.check_open()?;
+        let catalog = self.0.catalog();
+        let own = catalog.topics.values().filter(|topic| topic.name.internal_of(kind).is_some());
+        Ok(own.map(|topic| topic.describe()).collect())
     }
 
     async fn update_topic(

@@ -80,3 +80,16 @@ pub enum Notice {
     /// There is space on the disk again.
     DiskOk,
 }
+
+impl Notice {
+    /// The subscription that it is about, if it is about one.
+    #[must_use]
+    pub fn subscription(&self) -> Option<&Name> {
+        match self {
+            Self::GivenUp { subscription, .. }
+            | Self::SlowConsumer { subscription, .. }
+            | Self::RetentionLoss { subscription, .. } => Some(subscription),
+            Self::Damaged { .. } | Self::DiskLow { .. } | Self::DiskOk => None,
+        }
+    }
+}

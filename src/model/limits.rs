@@ -164,3 +164,60 @@ pub const MAX_REDRIVE_RATE: u32 = 1_000_000;
 pub const MAX_LETTERS_SCANNED: usize = 100_000;
 /// Letters that a redrive lists as skipped.
 pub const MAX_SKIPPED_LISTED: usize = 100;
+
+/// Most connected handlers of commands and queries in a server.
+pub const MAX_HANDLERS: usize = 10_000;
+
+/// Longest `Command.id`, in bytes.
+pub const MAX_COMMAND_ID_BYTES: usize = 255;
+/// Largest payload of a command, in bytes.
+pub const MAX_COMMAND_PAYLOAD_BYTES: usize = 1 << 20;
+/// Largest result of a command, in bytes.
+pub const MAX_COMMAND_RESULT_BYTES: usize = 1 << 20;
+/// `max_message_bytes` of the topics that hold commands and outcomes: the largest payload or result, with
+/// everything else at its limit.
+pub const MAX_COMMAND_RECORD_BYTES: u32 = 3 << 20;
+/// `timeout` of a command that sets none.
+pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Shortest `timeout` of a command.
+pub const MIN_COMMAND_TIMEOUT: Duration = Duration::from_millis(1);
+/// Longest `timeout` of a command.
+pub const MAX_COMMAND_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// `wait` of a `WaitCommand` that sets none.
+pub const DEFAULT_COMMAND_WAIT: Duration = Duration::from_secs(30);
+/// Longest `wait` for the outcome of a command.
+pub const MAX_COMMAND_WAIT: Duration = Duration::from_secs(60);
+/// How long a command is leased to a handler.
+pub const COMMAND_LEASE: Duration = Duration::from_secs(30);
+/// Wait before the second attempt at a command that failed; doubles with each further one.
+pub const MIN_COMMAND_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest wait before another attempt.
+pub const MAX_COMMAND_BACKOFF: Duration = Duration::from_secs(60);
+/// How long an execution is kept after its end.
+pub const DEFAULT_COMMAND_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shortest retention of executions.
+pub const MIN_COMMAND_RETENTION: Duration = Duration::from_secs(60);
+/// Longest retention of executions.
+pub const MAX_COMMAND_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Most types of commands in a server.
+pub const MAX_COMMAND_TYPES: usize = 1_000;
+/// Most types that one handler handles.
+pub const MAX_HANDLED_TYPES: usize = 100;
+/// Most commands of one type that have not ended.
+pub const MAX_UNFINISHED_PER_TYPE: usize = 500_000;
+/// Most commands of a server that have not ended. About 400 bytes of memory for each.
+pub const MAX_UNFINISHED_COMMANDS: usize = 1_000_000;
+/// `max_outstanding` of a handler that sets none.
+pub const DEFAULT_HANDLER_OUTSTANDING: u32 = 100;
+/// Highest `max_outstanding` of a handler of commands.
+pub const MAX_HANDLER_OUTSTANDING: u32 = 10_000;
+/// Most topics that one completion publishes to: a commit, without the outcome and the lease.
+pub const MAX_COMPLETION_TOPICS: usize = MAX_COMMIT_OPERATIONS - 2;
+/// Most bytes of events in one completion: a publish, without the outcome.
+pub const MAX_COMPLETION_EVENT_BYTES: usize = MAX_PUBLISH_BYTES - (1 << 20);
+/// Longest code of a failure, in bytes.
+pub const MAX_FAILURE_CODE_BYTES: usize = 255;
+/// Longest message of a failure, in bytes.
+pub const MAX_FAILURE_MESSAGE_BYTES: usize = 8_192;
+/// Executions that one page of a list looks at.
+pub const MAX_COMMANDS_SCANNED: usize = 10_000;

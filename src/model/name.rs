@@ -58,6 +58,13 @@ impl Name {
         Self(format!("_{kind}.{of}").into())
     }
 
+    /// What the server itself keeps this kind of thing about, if this is the name of one.
+    #[must_use]
+    pub fn internal_of(&self, kind: &str) -> Option<Self> {
+        let of = self.0.strip_prefix('_')?.strip_prefix(kind)?.strip_prefix('.')?;
+        Some(Self(of.into()))
+    }
+
     /// A name that was checked when it was stored, the server's own included.
     pub fn stored(text: &str) -> Result<Self, NameError> {
         text.split('.').try_for_each(|part| check_part(text, part))?;

@@ -79,7 +79,13 @@ impl State {
     }
 
     pub(super) fn topics(&self, page: &Page) -> Vec<Topic> {
-        entries(&self.topics, page).take(page.limit).map(Log::topic).collect()
+        let users = entries(&self.topics, page).map(Log::topic).filter(|topic| !topic.name.is_internal());
+        users.take(page.limit).collect()
+    }
+
+    pub(super) fn internal_topics(&self, kind: &str) -> Vec<Topic> {
+        let own = self.topics.values().map(Log::topic);
+        own.filter(|topic| topic.name.internal_of(kind).is_some()).collect()
     }
 
     pub(super) fn update_topic(

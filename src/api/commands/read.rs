@@ -1,0 +1,201 @@
+//! Checks of what senders and handlers of commands say.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::api::envelope;
+use crate::api::validate::Violations;
+use crate::api::wire::v1;
+use crate::api::wire::v1::complete_command_request::Outcome;
+use crate::cqrs::commands::{Command, Completion, Ending, Failure, Listing, State};
+use crate::model::limits::{
+    DEFAULT_COMMAND_TIMEOUT, MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES,
+    MAX_COMMAND_ID_BYTES, MAX_COMMAND_PAYLOAD_BYTES, MAX_COMMAND_RESULT_BYTES, MAX_COMMAND_TIMEOUT,
+    MAX_COMPLETION_EVENT_BYTES, MAX_COMPLETION_TOPICS, MAX_FAILURE_CODE_BYTES, MAX_FAILURE_MESSAGE_BYTES,
+    MAX_KEY_BYTES, MAX_MESSAGE_LABEL_BYTES, MAX_PUBLISH_MESSAGES, MIN_COMMAND_TIMEOUT,
+};
+use crate::model::{Envelope, Name};
+
+/// A command as a sender gives it.
+pub(super) fn command(violations: &mut Violations, command: v1::Command) -> Option<Command> {
+    let before = violations.count;
+    if command.id.chars().any(char::is_control) {
+        violations.add("id", "INVALID_ID", "has a control character; use printable text");
+    }
+    violations.text("id", &command.id, MAX_COMMAND_ID_BYTES);
+    let kind = violations.name("type", &command.r#type);
+    violations.text("key", &command.key, MAX_KEY_BYTES);
+    size(violations, "payload", command.payload.len(), MAX_COMMAND_PAYLOAD_BYTES);
+    violations.text("content_type", &command.content_type, MAX_MESSAGE_LABEL_BYTES);
+    violations.text("correlation_id", &command.correlation_id, MAX_MESSAGE_LABEL_BYTES);
+    violations.text("causation_id", &command.causation_id, MAX_MESSAGE_LABEL_BYTES);
+    let timeout = match command.timeout {
+        None => Some(DEFAULT_COMMAND_TIMEOUT),
+        Some(span) => violations.duration("timeout", span, MIN_COMMAND_TIMEOUT..=MAX_COMMAND_TIMEOUT),
+    };
+    let attributes: BTreeMap<_, _> = command.attributes.into_iter().collect();
+    check_attributes(violations, &attributes);
+    let (kind, timeout) = (kind?, timeout?);
+    (violations.count == before).then_some(Command {
+        id: command.id,
+        kind,
+        key: command.key,
+        payload: command.payload,
+        content_type: command.content_type,
+        attributes,
+        timeout,
+        correlation_id: command.correlation_id,
+        causation_id: command.causation_id,
+    })
+}
+
+fn check_attributes(violations: &mut Violations, attributes: &BTreeMap<String, String>) {
+    if attributes.len() > MAX_ATTRIBUTES {
+        let description = format!("has {} entries; at most {MAX_ATTRIBUTES} are allowed", attributes.len());
+        violations.add("attributes", "TOO_MANY_ATTRIBUTES", description);
+    }
+    for (name, value) in attributes {
+        if name.is_empty() {
+            let description = "has an entry without a name; give it one of 1 to 255 bytes";
+            violations.add("attributes", "INVALID_ATTRIBUTE", description);
+        }
+        violations.text("attributes", name, MAX_ATTRIBUTE_NAME_BYTES);
+        violations.text("attributes", value, MAX_ATTRIBUTE_VALUE_BYTES);
+    }
+}
+
+fn size(violations: &mut Violations, field: &str, size: usize, limit: usize) {
+    if size > limit {
+        let description = format!(
+            "is {size} bytes long; at most {limit} are allowed: keep what is large elsewhere, and send where"
+        );
+        violations.add(field, "TOO_LARGE", description);
+    }
+}
+
+/// The types that a handler handles.
+pub(super) fn types(violations: &mut Violations, types: &[String], limit: usize) -> Option<Vec<Name>> {
+    if types.is_empty() {
+        return violations.refuse("types", "REQUIRED", "is empty; name the types of commands to handle");
+    }
+    if types.len() > limit {
+        let description = format!("has {} entries; at most {limit} are allowed", types.len());
+        return violations.refuse("types", "TOO_MANY_TYPES", description);
+    }
+    let names = types.iter().enumerate();
+    let names: Vec<_> = names.map(|(at, text)| violations.name(&format!("types[{at}]"), text)).collect();
+    let mut names = names.into_iter().collect::<Option<Vec<_>>>()?;
+    names.sort();
+    names.dedup();
+    Some(names)
+}
+
+/// What a handler says of a command.
+pub(super) fn completion(
+    violations: &mut Violations,
+    request: v1::CompleteCommandRequest,
+) -> Option<(Bytes, Completion, Vec<(Name, Vec<Envelope>)>)> {
+    let v1::CompleteCommandRequest { ack_id, outcome, events } = request;
+    if ack_id.is_empty() {
+        violations.add("ack_id", "REQUIRED", "is required; give the ack_id of a delivery");
+    }
+    let completion = match outcome {
+        Some(Outcome::Result(result)) => {
+            size(violations, "result", result.len(), MAX_COMMAND_RESULT_BYTES);
+            Some(Completion::Result(result))
+        }
+        Some(Outcome::Failure(failure)) => {
+            violations.within("failure.", |violations| self::failure(violations, failure))
+        }
+        None => violations.refuse("outcome", "REQUIRED", "is required; set `result` or `failure`"),
+    };
+    let is_retried = matches!(&completion, Some(Completion::Failure(failure)) if failure.retryable);
+    if is_retried && !events.is_empty() {
+        let description = "are given with a failure that is retried; leave them to the attempt that ends it";
+        violations.add("events", "CONTRADICTION", description);
+    }
+    let events = self::events(violations, events);
+    Some((ack_id, completion?, events?))
+}
+
+fn failure(violations: &mut Violations, failure: v1::CommandFailure) -> Option<Completion> {
+    let v1::CommandFailure { code, message, retryable } = failure;
+    if code.is_empty() {
+        violations.add("code", "REQUIRED", "is required; say why in a word, such as OUT_OF_STOCK");
+    }
+    let short = violations.text("code", &code, MAX_FAILURE_CODE_BYTES);
+    violations.text("message", &message, MAX_FAILURE_MESSAGE_BYTES);
+    short.map(|()| Completion::Failure(Failure { code, message, retryable }))
+}
+
+fn events(violations: &mut Violations, events: Vec<v1::CommandEvents>) -> Option<Vec<(Name, Vec<Envelope>)>> {
+    if events.len() > MAX_COMPLETION_TOPICS {
+        let description =
+            format!("has {} entries; at most {MAX_COMPLETION_TOPICS} are allowed", events.len());
+        return violations.refuse("events", "TOO_MANY_EVENTS", description);
+    }
+    let messages: usize = events.iter().map(|events| events.messages.len()).sum();
+    if messages > MAX_PUBLISH_MESSAGES {
+        let description =
+            format!("have {messages} messages in all; at most {MAX_PUBLISH_MESSAGES} are allowed");
+        return violations.refuse("events", "TOO_MANY_EVENTS", description);
+    }
+    let bytes: usize = events.iter().flat_map(|events| &events.messages).map(Bytes::len).sum();
+    if bytes > MAX_COMPLETION_EVENT_BYTES {
+        let description = format!("have {bytes} bytes; at most {MAX_COMPLETION_EVENT_BYTES} are allowed");
+        violations.add("events", "TOO_MANY_BYTES", description);
+    }
+    let read = events.into_iter().enumerate().map(|(at, events)| {
+        violations.within(&format!("events[{at}]."), |violations| {
+            let topic = violations.name("topic", &events.topic);
+            if events.messages.is_empty() {
+                violations.add("messages", "REQUIRED", "is empty; give at least one message");
+            }
+            for (index, message) in events.messages.iter().enumerate() {
+                envelope::check(violations, index, message);
+            }
+            Some((topic?, events.messages.into_iter().map(Envelope).collect()))
+        })
+    });
+    let read: Vec<_> = read.collect();
+    read.into_iter().collect()
+}
+
+/// Which executions to list, without paging and state.
+pub(super) fn listing(violations: &mut Violations, request: &v1::ListCommandsRequest) -> Option<Listing> {
+    let before = violations.count;
+    let kind = violations.optional_name("type", &request.r#type);
+    violations.text("key", &request.key, MAX_KEY_BYTES);
+    let since = request.since.and_then(|time| violations.timestamp("since", time));
+    let until = request.until.and_then(|time| violations.timestamp("until", time));
+    let key = (!request.key.is_empty()).then(|| request.key.clone());
+    (violations.count == before).then(|| Listing { kind, key, since, until, ..Listing::default() })
+}
+
+/// What a page token goes with.
+pub(super) fn query(request: &v1::ListCommandsRequest) -> [String; 6] {
+    let time = |time: Option<prost_types::Timestamp>| format!("{time:?}");
+    let (kind, key) = (request.r#type.clone(), request.key.clone());
+    ["commands".into(), kind, key, request.state.to_string(), time(request.since), time(request.until)]
+}
+
+/// A state to list; `None` inside for any.
+#[expect(clippy::option_option, reason = "a bad state, any state, or one")]
+pub(super) fn state(violations: &mut Violations, value: i32) -> Option<Option<State>> {
+    let state = match v1::CommandState::try_from(value) {
+        Ok(v1::CommandState::Unspecified) => None,
+        Ok(v1::CommandState::Pending) => Some(State::Pending),
+        Ok(v1::CommandState::Running) => Some(State::Running),
+        Ok(v1::CommandState::Succeeded) => Some(State::Ended(Ending::Succeeded)),
+        Ok(v1::CommandState::Failed) => Some(State::Ended(Ending::Failed)),
+        Ok(v1::CommandState::Cancelled) => Some(State::Ended(Ending::Cancelled)),
+        Ok(v1::CommandState::Expired) => Some(State::Ended(Ending::Expired)),
+        Err(_) => {
+            let description =
+                format!("is {value}, which is not known; use COMMAND_STATE_PENDING (1) to EXPIRED (6)");
+            return violations.refuse("state", "UNKNOWN_ENUM_VALUE", description);
+        }
+    };
+    Some(state)
+}

@@ -1,0 +1,259 @@
+//! One handler: what it is given, and what it is told.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::select_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Inner;
+use super::ack::Ack;
+use super::error::Result;
+use super::execution::{Delivered, Execution, Lease};
+use super::live::Id;
+use super::record::{Command, StoredCommand};
+use super::types::Type;
+use crate::cqrs::handlers::{HandlerKind, Listed, Tally};
+use crate::engine::{Consumer, Credit, Target};
+use crate::model::limits::{COMMAND_LEASE, DEFAULT_OUTSTANDING_BYTES};
+use crate::model::{Delivery, Name, Timestamp};
+
+/// What a stream and those who complete its commands share.
+#[derive(Debug)]
+pub(super) struct Holder {
+    tally: Tally,
+    held: Mutex<Held>,
+    /// There is something to tell.
+    told: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// What it holds, by id, with the names of the deliveries.
+    commands: HashMap<Id, Bytes>,
+    /// Which of those are to be cancelled, and it was not told yet.
+    cancelled: BTreeSet<Id>,
+}
+
+impl Holder {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self, id: Id, ack: Bytes) {
+        let mut held = self.held();
+        held.commands.insert(id, ack);
+        self.count(&held);
+    }
+
+    /// It does not hold this delivery any more.
+    pub(super) fn let_go(&self, id: &str, ack: &[u8]) {
+        let mut held = self.held();
+        if held.commands.get(id).is_some_and(|own| own == ack) {
+            held.commands.remove(id);
+            held.cancelled.remove(id);
+            self.count(&held);
+        }
+    }
+
+    fn count(&self, held: &Held) {
+        self.tally.set_outstanding(u32::try_from(held.commands.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Somebody wants a command cancelled that it holds.
+    pub(super) fn cancel(&self, id: &Id) {
+        let mut held = self.held();
+        if held.commands.contains_key(id) {
+            held.cancelled.insert(Arc::clone(id));
+            self.told.notify_one();
+        }
+    }
+
+    fn next_cancelled(&self) -> Option<(Id, Bytes)> {
+        let mut held = self.held();
+        let id = held.cancelled.pop_first()?;
+        let ack = held.commands.get(&id)?.clone();
+        Some((id, ack))
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+/// What happens on a handler's stream.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A command to carry out.
+    Delivery(Box<Handed>),
+    /// Somebody wants one cancelled that it holds.
+    CancelRequested {
+        /// The command.
+        id: String,
+        /// The delivery.
+        ack_id: Bytes,
+    },
+}
+
+/// A command in the hands of a handler.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    /// Names the delivery.
+    pub(crate) ack_id: Bytes,
+    /// How often it was delivered.
+    pub(crate) attempt: u32,
+    /// What is to be done.
+    pub(crate) command: Command,
+    /// Until when.
+    pub(crate) expires: Timestamp,
+}
+
+/// A handler's stream. Dropping it gives back what it holds.
+pub(crate) struct Handling {
+    inner: Arc<Inner>,
+    listed: Listed,
+    holder: Arc<Holder>,
+    sources: Vec<Source>,
+    /// The source that is asked first.
+    turn: usize,
+    ready: VecDeque<Handed>,
+}
+
+/// Where commands of a type come from.
+struct Source {
+    kind: Arc<Type>,
+    consumer: Box<dyn Consumer>,
+}
+
+impl Handling {
+    pub(super) async fn open(
+        inner: Arc<Inner>,
+        types: Vec<Name>,
+        name: &str,
+        max_outstanding: u32,
+    ) -> Result<Self> {
+        let mut kinds = Vec::with_capacity(types.len());
+        for kind in &types {
+            kinds.push(inner.types.make(&*inner.engine, kind).await?);
+        }
+        let listed = inner.handlers.join(HandlerKind::Command, name, types, max_outstanding)?;
+        let shares = u32::try_from(kinds.len()).unwrap_or(u32::MAX);
+        let credit = Credit { messages: (max_outstanding / shares).max(1), bytes: DEFAULT_OUTSTANDING_BYTES };
+        let mut sources = Vec::with_capacity(kinds.len());
+        for kind in kinds {
+            let target = Target::Durable(kind.commands.clone());
+            let consumer = inner.engine.subscribe_as(target, credit, name).await?;
+            sources.push(Source { kind, consumer });
+        }
+        let tally = listed.tally().clone();
+        let holder = Holder { tally, held: Mutex::default(), told: Notify::new() };
+        Ok(Self { inner, listed, holder: Arc::new(holder), sources, turn: 0, ready: VecDeque::new() })
+    }
+
+    /// The server's name for the handler.
+    pub(crate) fn id(&self) -> String {
+        self.listed.id()
+    }
+
+    /// What happens next. May be dropped and called again. An error is final.
+    pub(crate) async fn next(&mut self) -> Result<Event> {
+        loop {
+            if let Some((id, ack)) = self.holder.next_cancelled() {
+                let ack_id = Ack { id: id.to_string(), ack }.encode();
+                return Ok(Event::CancelRequested { id: id.to_string(), ack_id });
+            }
+            if let Some(handed) = self.ready.pop_front() {
+                return Ok(Event::Delivery(Box::new(handed)));
+            }
+            let holder = Arc::clone(&self.holder);
+            let deliveries = tokio::select! {
+                biased;
+                () = holder.told.notified() => continue,
+                deliveries = self.deliveries() => deliveries?,
+            };
+            let (kind, deliveries) = deliveries;
+            for delivery in deliveries {
+                self.take(&kind, delivery);
+            }
+        }
+    }
+
+    /// Waits for deliveries of any type, beginning with another one each time.
+    async fn deliveries(&mut self) -> Result<(Arc<Type>, Vec<Delivery>)> {
+        if let [only] = &mut self.sources[..] {
+            return Ok((Arc::clone(&only.kind), only.consumer.next().await?));
+        }
+        self.turn = (self.turn + 1) % self.sources.len();
+        let (late, early) = self.sources.split_at_mut(self.turn);
+        let waiting = early.iter_mut().chain(late).map(|source| {
+            let Source { kind, consumer } = source;
+            async move { (Arc::clone(kind), consumer.next().await) }.boxed()
+        });
+        let ((kind, deliveries), _, _) = select_all(waiting).await;
+        Ok((kind, deliveries?))
+    }
+
+    /// Takes up a delivery from the engine: hands it out, or has the command ended.
+    fn take(&mut self, kind: &Arc<Type>, delivery: Delivery) {
+        let Delivery { ack_id: ack, attempt, message } = delivery;
+        let Some(stored) = StoredCommand::read(&message.envelope) else {
+            tracing::error!(kind = %kind.name, offset = message.offset, "a stored command cannot be read");
+            return;
+        };
+        let id = Id::from(stored.id.as_str());
+        if !self.inner.knows(&id) {
+            let adopting = Arc::clone(&self.inner).adopt(Arc::clone(kind), stored, message.offset, ack);
+            drop(tokio::spawn(adopting));
+            return;
+        }
+        let (now, at) = (Instant::now(), Timestamp::now());
+        let lease =
+            Lease { ack: ack.clone(), attempt, until: now + COMMAND_LEASE, holder: Arc::clone(&self.holder) };
+        let delivered = self.inner.change(&id, |live| {
+            let execution: &mut Execution<_> = &mut live.execution;
+            // The receipt may be on its way still.
+            if execution.offset == 0 {
+                execution.offset = message.offset;
+            }
+            if execution.offset != message.offset {
+                return Delivered::Ignore;
+            }
+            let before = execution.lease().cloned();
+            let delivered = execution.deliver(lease, now, at);
+            if let (Delivered::HandOut, Some(before)) = (delivered, before) {
+                before.holder.let_go(&id, &before.ack);
+            }
+            delivered
+        });
+        match delivered {
+            Some(Delivered::HandOut) => {
+                self.holder.hold(Arc::clone(&id), ack.clone());
+                let expires = stored.accepted().after(stored.timeout());
+                let ack_id = Ack { id: id.to_string(), ack }.encode();
+                let command = stored.into_command(&kind.name);
+                self.ready.push_back(Handed { ack_id, attempt, command, expires });
+            }
+            Some(Delivered::End(ending)) => drop(tokio::spawn(Arc::clone(&self.inner).end(id, ending))),
+            Some(Delivered::Ignore) | None => {}
+        }
+    }
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        let held: Vec<_> = std::mem::take(&mut self.holder.held().commands).into_iter().collect();
+        let (now, at) = (Instant::now(), Timestamp::now());
+        for (id, ack) in held {
+            self.inner.change(&id, |live| live.execution.release(&ack, now, at));
+        }
+    }
+}

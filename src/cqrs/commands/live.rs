@@ -1,0 +1,216 @@
+//! All commands that have not ended, those that have ended a moment ago, and what is due when.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::error::{Error, Result};
+use super::execution::{Due, Ending, Execution, State};
+use super::handling::Holder;
+use super::record::Fingerprint;
+use super::types::Type;
+use crate::model::Offset;
+use crate::model::limits::{MAX_UNFINISHED_COMMANDS, MAX_UNFINISHED_PER_TYPE};
+
+/// A command's id, shared.
+pub(super) type Id = Arc<str>;
+
+/// A command that has not ended.
+#[derive(Debug)]
+pub(super) struct Live {
+    /// Its type.
+    pub(super) kind: Arc<Type>,
+    /// Of what its sender chose.
+    pub(super) content: Fingerprint,
+    /// What is going on with it.
+    pub(super) execution: Execution<Arc<Holder>>,
+    /// Told of each change, if anybody waits.
+    changed: Option<watch::Sender<()>>,
+    /// When it is looked at again.
+    timer: Option<(Instant, u64)>,
+    /// Whether it counts as running.
+    counted_running: bool,
+}
+
+/// All of them. Nothing in here waits.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    commands: HashMap<Id, Live>,
+    timers: BTreeMap<(Instant, u64), Id>,
+    last_timer: u64,
+    /// When whoever ends what is due looks again by itself.
+    armed: Option<Instant>,
+}
+
+impl Table {
+    pub(super) fn get(&self, id: &str) -> Option<&Live> {
+        self.commands.get(id)
+    }
+
+    /// Whether there is room for one more command of a type.
+    pub(super) fn check_room(&self, kind: &Type) -> Result<()> {
+        let of_type = kind.counts.unfinished.load(Ordering::Relaxed);
+        if of_type >= MAX_UNFINISHED_PER_TYPE as u64 {
+            return Err(Error::TypeFull(kind.name.clone()));
+        }
+        if self.commands.len() >= MAX_UNFINISHED_COMMANDS { Err(Error::Full) } else { Ok(()) }
+    }
+
+    /// Adds a command, whose id must be new here.
+    pub(super) fn insert(
+        &mut self,
+        id: Id,
+        kind: Arc<Type>,
+        content: Fingerprint,
+        execution: Execution<Arc<Holder>>,
+    ) {
+        kind.counts.unfinished.fetch_add(1, Ordering::Relaxed);
+        let live = Live { kind, content, execution, changed: None, timer: None, counted_running: false };
+        self.commands.insert(id, live);
+    }
+
+    /// Takes out a command that was not stored after all.
+    pub(super) fn withdraw(&mut self, id: &str) {
+        self.take_out(id);
+    }
+
+    /// Forgets a command with this outcome, which others know of now.
+    pub(super) fn hand_over(&mut self, id: &str, outcome: Offset) {
+        let ended = self.get(id).and_then(|live| live.execution.ended());
+        if ended.is_some_and(|ended| ended.outcome == outcome) {
+            self.take_out(id);
+        }
+    }
+
+    fn take_out(&mut self, id: &str) {
+        let Some(live) = self.commands.remove(id) else { return };
+        if let Some(timer) = live.timer {
+            self.timers.remove(&timer);
+        }
+        if live.execution.ended().is_none() {
+            live.kind.counts.unfinished.fetch_sub(1, Ordering::Relaxed);
+        }
+        // Whoever waits looks again.
+        drop(live.changed);
+    }
+
+    /// Changes a command. Afterwards its timer is right, and who waits for it is told.
+    pub(super) fn change<T>(
+        &mut self,
+        id: &str,
+        now: Instant,
+        change: impl FnOnce(&mut Live) -> T,
+    ) -> Option<T> {
+        let live = self.commands.get_mut(id)?;
+        let was_over = live.execution.ended().is_some();
+        let before = live.execution.version();
+        let changed = change(live);
+        if let (false, Some(ended)) = (was_over, live.execution.ended()) {
+            count_end(&live.kind, ended.ending);
+        }
+        let running = live.execution.state(now) == State::Running;
+        if running != live.counted_running {
+            live.counted_running = running;
+            let count = &live.kind.counts.running;
+            if running {
+                count.fetch_add(1, Ordering::Relaxed)
+            } else {
+                count.fetch_sub(1, Ordering::Relaxed)
+            };
+        }
+        // Whoever waits for a change and finds none must not wake the others who do.
+        if let (Some(watchers), true) = (&live.changed, live.execution.version() != before) {
+            watchers.send_replace(());
+        }
+        self.set_timer(id, now);
+        Some(changed)
+    }
+
+    fn set_timer(&mut self, id: &str, now: Instant) {
+        let Some((id, _)) = self.commands.get_key_value(id) else { return };
+        let id = Arc::clone(id);
+        let Some(live) = self.commands.get_mut(&id) else { return };
+        // What is not stored yet ends by itself if it fails.
+        let wanted = match live.execution.due(now) {
+            _ if live.execution.offset == 0 => None,
+            Due::End(_) => Some(now),
+            Due::At(at) => Some(at),
+            Due::Nothing => None,
+        };
+        if live.timer.map(|(at, _)| at) == wanted {
+            return;
+        }
+        if let Some(timer) = live.timer.take() {
+            self.timers.remove(&timer);
+        }
+        if let Some(at) = wanted {
+            self.last_timer += 1;
+            let timer = (at, self.last_timer);
+            live.timer = Some(timer);
+            self.timers.insert(timer, id);
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|(&(at, _), _)| at)
+    }
+
+    /// When the first timer is due, for the one who then looks again.
+    pub(super) fn arm(&mut self) -> Option<Instant> {
+        self.armed = self.next_timer();
+        self.armed
+    }
+
+    /// Whether something is due before that.
+    pub(super) fn is_armed_too_late(&self) -> bool {
+        self.next_timer().is_some_and(|next| self.armed.is_none_or(|armed| next < armed))
+    }
+
+    /// Takes up to `limit` commands that are to be ended by now.
+    pub(super) fn take_due(&mut self, now: Instant, limit: usize) -> Vec<(Id, Ending)> {
+        let mut due = Vec::new();
+        while due.len() < limit {
+            let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) else { break };
+            let id = first.remove();
+            let Some(live) = self.commands.get_mut(&id) else { continue };
+            live.timer = None;
+            match live.execution.due(now) {
+                Due::End(ending) => due.push((id, ending)),
+                Due::At(_) | Due::Nothing => self.set_timer(&id, now),
+            }
+        }
+        due
+    }
+
+    /// Looks at a command again then.
+    pub(super) fn look_again(&mut self, id: &str, at: Instant) {
+        let Some((id, _)) = self.commands.get_key_value(id) else { return };
+        let id = Arc::clone(id);
+        let Some(live) = self.commands.get_mut(&id) else { return };
+        if let Some(timer) = live.timer.take() {
+            self.timers.remove(&timer);
+        }
+        self.last_timer += 1;
+        let timer = (at, self.last_timer);
+        live.timer = Some(timer);
+        self.timers.insert(timer, id);
+    }
+
+    /// Follows a command's changes from now on; `None` if it is not here.
+    pub(super) fn watch(&mut self, id: &str) -> Option<watch::Receiver<()>> {
+        let live = self.commands.get_mut(id)?;
+        Some(live.changed.get_or_insert_with(|| watch::Sender::new(())).subscribe())
+    }
+}
+
+fn count_end(kind: &Type, ending: Ending) {
+    kind.counts.unfinished.fetch_sub(1, Ordering::Relaxed);
+    let at = Ending::ALL.iter().position(|&other| other == ending);
+    let count: Option<&AtomicU64> = at.map(|at| &kind.counts.ended[at]);
+    if let Some(count) = count {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}

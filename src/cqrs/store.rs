@@ -1,0 +1,340 @@
+//! Derived data on disk: what is read from topics, arranged to be asked.
+//!
+//! Everything in a store can be made anew from the log. So a write waits for no disk, a crash may take
+//! back the last ones, and a file that cannot be trusted is removed. Whoever fills a store keeps in it how
+//! far it has read, in the transactions of what it has read, and after [`Store::open`] and
+//! [`Store::reopen`] goes on from there.
+//!
+//! The one place beside the log's `fs_real.rs` that touches files: the database does so itself, and needs no
+//! more from here than a directory and the removal of what is damaged.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redb::backends::InMemoryBackend;
+use redb::{Builder, Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
+use tokio::task::spawn_blocking;
+
+use crate::model::Kind;
+
+/// Writes after which one waits for the disk. Until then no page that was replaced is used again.
+const SYNC_AFTER_WRITES: u32 = 256;
+/// Time after which a write waits for the disk.
+const SYNC_AFTER: Duration = Duration::from_secs(2);
+
+/// What can go wrong with derived data.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// What is stored cannot be trusted: [`Store::reset`] it.
+    #[error("derived data is damaged: {0}; it is made anew from the log")]
+    Damaged(String),
+    /// The disk is full, or fails. After a write has failed so, the store is to be [reopened](Store::reopen).
+    #[error("derived data cannot be kept: {0}; check the server's disk")]
+    Disk(String),
+}
+
+/// The result of using a store.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of trouble, which decides the gRPC code.
+    pub(crate) fn kind(&self) -> Kind {
+        Kind::Unavailable
+    }
+
+    /// The machine-readable reason, as in `google.rpc.ErrorInfo`.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Damaged(_) => "VIEW_DAMAGED",
+            Self::Disk(_) => "VIEW_UNREADABLE",
+        }
+    }
+}
+
+impl From<redb::Error> for Error {
+    fn from(error: redb::Error) -> Self {
+        use redb::Error as E;
+        match error {
+            E::Io(error) if error.kind() != io::ErrorKind::InvalidData => Self::Disk(error.to_string()),
+            E::PreviousIo | E::DatabaseClosed | E::DatabaseAlreadyOpen | E::LockPoisoned(_) => {
+                Self::Disk(error.to_string())
+            }
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// Errors of single steps are errors of the database.
+macro_rules! from_steps {
+    ($($step:ident),*) => {
+        $(impl From<redb::$step> for Error {
+            fn from(error: redb::$step) -> Self {
+                redb::Error::from(error).into()
+            }
+        })*
+    };
+}
+from_steps!(StorageError, TableError, TransactionError, CommitError, DatabaseError);
+
+/// A database of derived data. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// In memory, if there is none.
+    path: Option<PathBuf>,
+    cache_bytes: usize,
+    /// Replaced when it is reopened; none after a failed attempt.
+    database: RwLock<Option<Arc<Database>>>,
+    sync: Mutex<Sync>,
+}
+
+/// When to wait for the disk.
+#[derive(Debug)]
+struct Sync {
+    writes: u32,
+    last: Instant,
+}
+
+impl Store {
+    /// Opens the store with this file name in a directory, or an empty one in memory. What is damaged, or of
+    /// another version, is logged and removed; the store is empty then. Reads the whole file to know.
+    ///
+    /// `cache_bytes` bound the pages of it held in memory.
+    pub(crate) async fn open(directory: Option<&Path>, file: &str, cache_bytes: usize) -> Result<Self> {
+        let path = directory.map(|directory| directory.join(file));
+        let sync = Mutex::new(Sync { writes: 0, last: Instant::now() });
+        let inner = Arc::new(Inner { path, cache_bytes, database: RwLock::default(), sync });
+        let store = Self(inner);
+        store.blocking(Inner::open).await?;
+        Ok(store)
+    }
+
+    /// Does something with what is stored now, of which later writes change nothing. Runs off the async
+    /// threads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.blocking(move |inner| read(&inner.database()?.begin_read()?)).await
+    }
+
+    /// Changes what is stored: all of it, or after an error nothing. Writes wait for each other. Runs off the
+    /// async threads.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.blocking(move |inner| inner.write(write, false)).await
+    }
+
+    /// Waits until all that was written is on disk.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        self.blocking(|inner| inner.write(|_| Ok(()), true)).await
+    }
+
+    /// Opens the file again, as it is needed after a failed write. The last writes before may be gone.
+    pub(crate) async fn reopen(&self) -> Result<()> {
+        self.blocking(Inner::open).await
+    }
+
+    /// Removes everything in it, whatever its state.
+    pub(crate) async fn reset(&self) -> Result<()> {
+        let empty = |inner: &Inner| {
+            inner.remove()?;
+            inner.open()
+        };
+        self.blocking(empty).await
+    }
+
+    /// Removes the file. Reads and writes fail from now on.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        self.blocking(Inner::remove).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.0);
+        match spawn_blocking(move || work(&inner)).await {
+            Ok(done) => done,
+            // The database trusts pages that it has written, and panics over others.
+            Err(error) => Err(Error::Damaged(error.to_string())),
+        }
+    }
+}
+
+impl Inner {
+    fn database(&self) -> Result<Arc<Database>> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+        database.ok_or_else(|| Error::Disk("the file is not open".into()))
+    }
+
+    fn set(&self, database: Option<Database>) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database.map(Arc::new);
+    }
+
+    fn open(&self) -> Result<()> {
+        // Not before the old one is closed can the file be opened again.
+        let path = self.path.as_ref();
+        if path.is_some() {
+            self.set(None);
+        }
+        let opened = match self.open_once() {
+            Err(Error::Damaged(problem)) => {
+                tracing::error!(?path, problem, "derived data cannot be used; it is made anew from the log");
+                self.remove()?;
+                self.open_once()
+            }
+            opened => opened,
+        };
+        self.set(Some(opened?));
+        Ok(())
+    }
+
+    fn open_once(&self) -> Result<Database> {
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.cache_bytes);
+        let Some(path) = &self.path else {
+            return Ok(builder.create_with_backend(InMemoryBackend::new())?);
+        };
+        builder.set_check_integrity_on_open(true);
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(|error| Error::Disk(error.to_string()))?;
+        }
+        let open = std::panic::AssertUnwindSafe(|| builder.create(path));
+        let opened = std::panic::catch_unwind(open);
+        opened.map_err(|_| Error::Damaged("it cannot be read".into()))?.map_err(Into::into)
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.set(None);
+        let Some(path) = &self.path else { return Ok(()) };
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Disk(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&WriteTransaction) -> Result<T>, sync: bool) -> Result<T> {
+        let database = self.database()?;
+        let mut transaction = database.begin_write()?;
+        let sync = self.is_sync_due() || sync;
+        if !sync {
+            let unsynced = transaction.set_durability(Durability::None);
+            unsynced.map_err(|error| Error::Damaged(error.to_string()))?;
+        }
+        let done = write(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    fn is_sync_due(&self) -> bool {
+        let mut sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        sync.writes += 1;
+        let due = sync.writes >= SYNC_AFTER_WRITES || sync.last.elapsed() >= SYNC_AFTER;
+        if due {
+            *sync = Sync { writes: 0, last: Instant::now() };
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::TableDefinition;
+
+    use super::*;
+
+    const NUMBERS: TableDefinition<'_, u64, u64> = TableDefinition::new("numbers");
+    const CACHE: usize = 1 << 20;
+
+    async fn put(store: &Store, key: u64, value: u64) {
+        let put = move |transaction: &WriteTransaction| {
+            transaction.open_table(NUMBERS)?.insert(key, value)?;
+            Ok(())
+        };
+        store.write(put).await.unwrap();
+    }
+
+    async fn get(store: &Store, key: u64) -> Option<u64> {
+        let get = move |transaction: &ReadTransaction| match transaction.open_table(NUMBERS) {
+            Ok(table) => Ok(table.get(key)?.map(|value| value.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        store.read(get).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_synced_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&dir.path().join("new")), "a", CACHE).await.unwrap();
+        put(&store, 1, 10).await;
+        store.sync().await.unwrap();
+        store.reopen().await.unwrap();
+        assert_eq!(get(&store, 1).await, Some(10));
+        drop(store);
+        let store = Store::open(Some(&dir.path().join("new")), "a", CACHE).await.unwrap();
+        assert_eq!(get(&store, 1).await, Some(10));
+        store.reset().await.unwrap();
+        assert_eq!(get(&store, 1).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_changes_nothing() {
+        let store = Store::open(None, "a", CACHE).await.unwrap();
+        put(&store, 1, 10).await;
+        let fail = |transaction: &WriteTransaction| {
+            transaction.open_table(NUMBERS)?.insert(1, 11)?;
+            Err::<(), _>(Error::Disk("full".into()))
+        };
+        assert_eq!(store.write(fail).await, Err(Error::Disk("full".into())));
+        assert_eq!(get(&store, 1).await, Some(10));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_damaged_anywhere_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let store = Store::open(Some(dir.path()), "a", CACHE).await.unwrap();
+        for key in 0..1_000 {
+            put(&store, key, key).await;
+        }
+        store.sync().await.unwrap();
+        drop(store);
+        let good = std::fs::read(&path).unwrap();
+        let page = 4_096;
+        let written: Vec<_> =
+            (0..good.len() / page).filter(|at| good[at * page..][..page].iter().any(|&b| b != 0)).collect();
+        assert!(written.len() > 3, "{written:?}");
+        for at in written {
+            let mut bad = good.clone();
+            bad[at * page..][..page].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            std::fs::write(&path, bad).unwrap();
+            let store = Store::open(Some(dir.path()), "a", CACHE).await.unwrap();
+            // A page that is not in use may be anything.
+            assert!([None, Some(7)].contains(&get(&store, 7).await), "page {at}");
+            put(&store, 1, 5).await;
+            assert_eq!(get(&store, 1).await, Some(5));
+        }
+        for garbage in [&b"no database"[..], &[0; 8_192], &good[..good.len() / 2]] {
+            std::fs::write(&path, garbage).unwrap();
+            let store = Store::open(Some(dir.path()), "a", CACHE).await.unwrap();
+            put(&store, 1, 5).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removed_store_refuses() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(dir.path()), "a", CACHE).await.unwrap();
+        store.remove().await.unwrap();
+        assert!(!dir.path().join("a").exists());
+        assert!(matches!(store.sync().await, Err(Error::Disk(_))));
+    }
+}
