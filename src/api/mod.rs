@@ -11,6 +11,7 @@ mod dead_letters;
 mod envelope;
 mod explain;
 mod health;
+mod key_values;
 mod layers;
 mod page;
 mod publish_stream;
@@ -36,6 +37,7 @@ use tonic::service::{LayerExt, Routes};
 use self::layers::UntilStopLayer;
 use self::wire::admin::admin_service_server::AdminServiceServer;
 use self::wire::v1::dead_letter_service_server::DeadLetterServiceServer;
+use self::wire::v1::key_value_service_server::KeyValueServiceServer;
 use self::wire::v1::publisher_service_server::PublisherServiceServer;
 use self::wire::v1::subscriber_service_server::SubscriberServiceServer;
 use self::wire::v1::subscription_service_server::SubscriptionServiceServer;
@@ -55,7 +57,6 @@ pub(crate) struct Context {
     /// Keeps the messages.
     pub(crate) engine: Arc<dyn Engine>,
     /// Commands, queries and views over it.
-    #[expect(dead_code, reason = "no service uses it yet")]
     pub(crate) cqrs: Arc<Cqrs>,
     /// Ends every stream when the server stops.
     pub(crate) stop: CancellationToken,
@@ -98,6 +99,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(SubscriptionServiceServer, subscriptions::Subscriptions(context.clone())))
         .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
         .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
+        .add_service(tuned!(KeyValueServiceServer, key_values::KeyValues(context.clone())))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))

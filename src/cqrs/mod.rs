@@ -3,8 +3,8 @@
 //! Written against the [`Engine`] trait alone, so they work on every engine. What they store, they store
 //! as messages; what they keep besides is derived from those and can be made anew.
 
-#[allow(dead_code, reason = "no view uses it yet")]
 mod store;
+pub(crate) mod views;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,16 +19,19 @@ pub struct Options {
 }
 
 /// The layers of one server.
-pub(crate) struct Cqrs {}
+pub(crate) struct Cqrs {
+    /// Buckets of keys and values.
+    pub(crate) views: views::Views,
+}
 
 impl Cqrs {
     /// Takes up what the engine has stored.
-    #[expect(clippy::unused_async, reason = "the layers read what is stored before they serve")]
-    pub(crate) async fn open(_engine: &Arc<dyn Engine>, _options: &Options) -> engine::Result<Self> {
-        Ok(Self {})
+    pub(crate) async fn open(engine: &Arc<dyn Engine>, options: &Options) -> engine::Result<Self> {
+        Ok(Self { views: views::Views::open(engine, options.directory.clone()).await? })
     }
 
     /// Lets go of what is held in files. Called when no call is open any more, before the engine closes.
-    #[expect(clippy::unused_async, reason = "the layers write down how far they are")]
-    pub(crate) async fn close(&self) {}
+    pub(crate) async fn close(&self) {
+        self.views.close().await;
+    }
 }
