@@ -85,7 +85,7 @@ fn explained<B: Default, E>(answer: Answer<B, E>) -> Answer<B, E> {
 
 /// The `grpc-timeout` of a call: at most eight digits and a unit. One that cannot be read is
 /// ignored, as tonic does.
-fn deadline(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;

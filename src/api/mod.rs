@@ -12,6 +12,7 @@ mod dead_letters;
 mod envelope;
 mod explain;
 mod health;
+mod key_values;
 mod layers;
 mod page;
 mod publish_stream;
@@ -38,6 +39,7 @@ use self::layers::UntilStopLayer;
 use self::wire::admin::admin_service_server::AdminServiceServer;
 use self::wire::v1::command_service_server::CommandServiceServer;
 use self::wire::v1::dead_letter_service_server::DeadLetterServiceServer;
+use self::wire::v1::key_value_service_server::KeyValueServiceServer;
 use self::wire::v1::publisher_service_server::PublisherServiceServer;
 use self::wire::v1::subscriber_service_server::SubscriberServiceServer;
 use self::wire::v1::subscription_service_server::SubscriptionServiceServer;
@@ -100,6 +102,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
         .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
         .add_service(tuned!(CommandServiceServer, commands::Commands(context.clone())))
+        .add_service(tuned!(KeyValueServiceServer, key_values::KeyValues(context.clone())))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))

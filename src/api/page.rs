@@ -12,7 +12,7 @@ use crate::model::limits::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
 
 /// Hexadecimal digits of the query's fingerprint in a token.
 const FINGERPRINT_DIGITS: usize = 16;
-const BAD_TOKEN: &str = "is not a token of this list; give the `next_page_token` of the previous page, with \
+pub(super) const BAD_TOKEN: &str = "is not a token of this list; give the `next_page_token` of the previous page, with \
                          the same filter, or leave it empty to begin again";
 
 /// What it takes to cut an engine's answer to the page that was asked for.
@@ -129,7 +129,8 @@ impl Placed {
     }
 }
 
-fn fingerprint(filter: &str, query: &[&str]) -> u64 {
+/// What tells a query from others.
+pub(super) fn fingerprint(filter: &str, query: &[&str]) -> u64 {
     let mut hasher = SipHasher13::new();
     for part in query.iter().chain([&filter]) {
         hasher.write_usize(part.len());

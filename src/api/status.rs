@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::validate::{Violation, Violations};
 use crate::cqrs::commands;
+use crate::cqrs::views;
 use crate::engine;
 use crate::model::Kind;
 
@@ -197,6 +198,48 @@ impl From<engine::Error> for Refusal {
         refusal.0.metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         refusal.0.retry_after = error.retry_after();
         refusal.0.detail = detail;
+        refusal
+    }
+}
+
+impl From<views::Error> for Status {
+    fn from(error: views::Error) -> Self {
+        Refusal::from(error).into()
+    }
+}
+
+impl From<views::Error> for Refusal {
+    fn from(error: views::Error) -> Self {
+        use views::Error as E;
+        let mut refusal = Self::new(error.kind(), error.reason(), error.to_string());
+        refusal.0.retry_after = error.retry_after();
+        let mut metadata = Vec::new();
+        match error {
+            E::Engine(error) => return error.into(),
+            E::BucketNotFound(name) | E::BucketExists(name) => {
+                refusal.0.detail = Detail::Resource { kind: "bucket", name: name.to_string() };
+                metadata.push(("bucket", name.to_string()));
+            }
+            E::BucketDeleted(name) | E::KeyNotTracked(name) => {
+                refusal.0.detail = Detail::Precondition { subject: format!("bucket/{name}") };
+                metadata.push(("bucket", name.to_string()));
+            }
+            E::EntryNotFound { bucket, key } => {
+                refusal.0.detail = Detail::Resource { kind: "entry", name: key };
+                metadata.push(("bucket", bucket.to_string()));
+            }
+            E::Conflict { bucket, actual, index, .. } => {
+                refusal.0.detail = Detail::Precondition { subject: format!("bucket/{bucket}") };
+                metadata.extend([("revision", actual.to_string()), ("index", index.to_string())]);
+            }
+            E::FutureRevision { bucket, position, .. } => {
+                metadata.extend([("bucket", bucket.to_string()), ("revision", position.to_string())]);
+            }
+            E::TooManyBuckets => refusal.0.detail = Detail::Quota { subject: "buckets".into() },
+            E::TooManyWatches => refusal.0.detail = Detail::Quota { subject: "watches".into() },
+            E::Store(_) | E::NotReady { .. } => {}
+        }
+        refusal.0.metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         refusal
     }
 }

@@ -6,8 +6,8 @@
 pub(crate) mod commands;
 #[allow(dead_code, reason = "no service lists them yet")]
 pub(crate) mod handlers;
-#[allow(dead_code, reason = "no view uses it yet")]
 mod store;
+pub(crate) mod views;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use self::commands::Commands;
 use self::handlers::Handlers;
+use self::views::Views;
 use crate::engine::{self, Engine};
 use crate::model::limits::DEFAULT_COMMAND_RETENTION;
 
@@ -40,6 +41,8 @@ pub(crate) struct Cqrs {
     pub(crate) handlers: Handlers,
     /// What is to be done.
     pub(crate) commands: Commands,
+    /// Buckets of keys and values.
+    pub(crate) views: Views,
 }
 
 impl Cqrs {
@@ -48,11 +51,13 @@ impl Cqrs {
         let handlers = Handlers::default();
         let directory = options.directory.as_deref();
         let commands = Commands::open(engine, directory, options.command_retention, handlers.clone()).await?;
-        Ok(Self { handlers, commands })
+        let views = Views::open(engine, options.directory.clone()).await?;
+        Ok(Self { handlers, commands, views })
     }
 
     /// Lets go of what is held in files. Called when no call is open any more, before the engine closes.
     pub(crate) async fn close(&self) {
         self.commands.close().await;
+        self.views.close().await;
     }
 }

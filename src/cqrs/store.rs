@@ -41,7 +41,9 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// The kind of trouble, which decides the gRPC code.
     pub(crate) fn kind(&self) -> Kind {
-        Kind::Unavailable
+        match self {
+            Self::Damaged(_) | Self::Disk(_) => Kind::Unavailable,
+        }
     }
 
     /// The machine-readable reason, as in `google.rpc.ErrorInfo`.
@@ -100,16 +102,21 @@ struct Sync {
 }
 
 impl Store {
-    /// Opens the store with this file name in a directory, or an empty one in memory. What is damaged, or of
-    /// another version, is logged and removed; the store is empty then. Reads the whole file to know.
+    /// The store with this file name in a directory, or one in memory. Not open: [`reopen`](Self::reopen) it.
     ///
     /// `cache_bytes` bound the pages of it held in memory.
-    pub(crate) async fn open(directory: Option<&Path>, file: &str, cache_bytes: usize) -> Result<Self> {
+    pub(crate) fn closed(directory: Option<&Path>, file: &str, cache_bytes: usize) -> Self {
         let path = directory.map(|directory| directory.join(file));
         let sync = Mutex::new(Sync { writes: 0, last: Instant::now() });
-        let inner = Arc::new(Inner { path, cache_bytes, database: RwLock::default(), sync });
-        let store = Self(inner);
-        store.blocking(Inner::open).await?;
+        Self(Arc::new(Inner { path, cache_bytes, database: RwLock::default(), sync }))
+    }
+
+    /// Opens the [store](Self::closed). What is damaged, or of another version, is logged and removed; the
+    /// store is empty then. Reads the whole file to know.
+    #[allow(dead_code, reason = "views open theirs in the background")]
+    pub(crate) async fn open(directory: Option<&Path>, file: &str, cache_bytes: usize) -> Result<Self> {
+        let store = Self::closed(directory, file, cache_bytes);
+        store.reopen().await?;
         Ok(store)
     }
 
@@ -150,9 +157,30 @@ impl Store {
         self.blocking(empty).await
     }
 
+    /// Closes the file as soon as nobody reads it. Reads and writes fail from now on.
+    pub(crate) fn close(&self) {
+        self.0.set(None);
+    }
+
     /// Removes the file. Reads and writes fail from now on.
     pub(crate) async fn remove(&self) -> Result<()> {
         self.blocking(Inner::remove).await
+    }
+
+    /// What is stored now, to be read from more than once. While it is held, no page that it needs is used
+    /// again: not for long, therefore.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot> {
+        self.blocking(|inner| Ok(Snapshot(Arc::new(inner.database()?.begin_read()?)))).await
+    }
+
+    /// Removes the files of a directory whose names do not pass: stores of what is there no more.
+    pub(crate) async fn remove_others(
+        directory: &Path,
+        keep: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<()> {
+        let directory = directory.to_owned();
+        let removed = spawn_blocking(move || remove_others(&directory, keep)).await;
+        removed.map_err(io::Error::other).flatten().map_err(|error| Error::Disk(error.to_string()))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -168,6 +196,36 @@ impl Store {
     }
 }
 
+/// What a store held at one moment. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Snapshot(Arc<ReadTransaction>);
+
+impl Snapshot {
+    /// As [`Store::read`].
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let transaction = Arc::clone(&self.0);
+        let done = spawn_blocking(move || read(&transaction)).await;
+        done.map_err(|error| Error::Damaged(error.to_string())).flatten()
+    }
+}
+
+fn remove_others(directory: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && !entry.file_name().to_str().is_some_and(&keep) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Inner {
     fn database(&self) -> Result<Arc<Database>> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -179,11 +237,12 @@ impl Inner {
     }
 
     fn open(&self) -> Result<()> {
-        // Not before the old one is closed can the file be opened again.
         let path = self.path.as_ref();
-        if path.is_some() {
-            self.set(None);
+        if path.is_none() && self.database().is_ok() {
+            return Ok(());
         }
+        // Not before the old one is closed can the file be opened again.
+        self.set(None);
         let opened = match self.open_once() {
             Err(Error::Damaged(problem)) => {
                 tracing::error!(?path, problem, "derived data cannot be used; it is made anew from the log");

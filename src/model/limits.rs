@@ -221,3 +221,31 @@ pub const MAX_FAILURE_CODE_BYTES: usize = 255;
 pub const MAX_FAILURE_MESSAGE_BYTES: usize = 8_192;
 /// Executions that one page of a list looks at.
 pub const MAX_COMMANDS_SCANNED: usize = 10_000;
+/// Most buckets in a server. Each has a file, a task and up to [`VIEW_CACHE_BYTES`] of memory.
+pub const MAX_BUCKETS: usize = 1_000;
+/// Longest name of a bucket, in bytes: it becomes part of a file's name.
+pub const MAX_BUCKET_NAME_BYTES: usize = 128;
+/// Pages of one bucket's view held in memory at most; the operating system caches the others.
+pub const VIEW_CACHE_BYTES: usize = 2 << 20;
+/// `max_value_bytes` of a bucket that sets none.
+pub const DEFAULT_MAX_VALUE_BYTES: u32 = 1 << 20;
+/// Highest `max_value_bytes` of a bucket.
+pub const MAX_VALUE_BYTES: u32 = 8 << 20;
+/// Most entries in one `PutBatch`.
+pub const MAX_BATCH_ENTRIES: usize = 1_000;
+/// Most entries with an `expected_revision` in one `PutBatch`.
+pub const MAX_BATCH_EXPECTATIONS: usize = 100;
+/// Shortest time for which an entry is kept.
+pub const MIN_TTL: Duration = Duration::from_millis(1);
+/// Longest time for which an entry is kept, if not for ever.
+pub const MAX_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// Longest wait of a read for a revision.
+pub const MAX_REVISION_WAIT: Duration = Duration::from_secs(30);
+/// Versions of a key that `History` finds at most.
+pub const MAX_VERSIONS: usize = 64;
+/// Most streams of `WatchEntries` at once.
+pub const MAX_ENTRY_WATCHES: usize = 1_000;
+/// Highest `limit` of a `WatchEntries`.
+pub const MAX_WATCHED_ENTRIES: usize = 1_000;
+/// Changes of a bucket remembered for those who watch it.
+pub const CHANGES_KEPT: usize = 4_096;

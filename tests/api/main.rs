@@ -12,6 +12,7 @@ mod dead_letters;
 mod duplicates;
 mod failing;
 mod filters;
+mod key_values;
 mod publish;
 mod raw;
 mod server;

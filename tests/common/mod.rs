@@ -10,6 +10,7 @@ use bytes::Bytes;
 use columba::engine::{Engine, MemoryEngine};
 use columba::proto::admin::admin_service_client::AdminServiceClient;
 use columba::proto::v1::dead_letter_service_client::DeadLetterServiceClient;
+use columba::proto::v1::key_value_service_client::KeyValueServiceClient;
 use columba::proto::v1::publisher_service_client::PublisherServiceClient;
 use columba::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use columba::proto::v1::subscription_service_client::SubscriptionServiceClient;
@@ -98,6 +99,10 @@ impl TestServer {
 
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel())
+    }
+
+    pub fn key_values(&self) -> KeyValueServiceClient<Channel> {
+        KeyValueServiceClient::new(self.channel())
     }
 
     pub fn admin(&self) -> AdminServiceClient<Channel> {

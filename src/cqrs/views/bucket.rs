@@ -1,0 +1,224 @@
+//! A bucket: its topic, its view, and reading the view.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redb::ReadTransaction;
+use tokio::sync::{Notify, watch};
+
+use super::changes::Changes;
+use super::entry::Entry;
+use super::error::{Error, Result};
+use super::query::{Found, Mark, Selection, find};
+use super::tables::{Place, about_entry, read_place, value};
+use crate::cqrs::store::{self, Store};
+use crate::engine::{self, Engine};
+use crate::model::limits::VIEW_CACHE_BYTES;
+use crate::model::{Name, Offset, Timestamp};
+
+/// How long a read waits for a view that is being made.
+const READY_WAIT: Duration = Duration::from_secs(5);
+
+/// The wall clock, except that it never runs backward: what has vanished stays so.
+#[derive(Debug, Default)]
+pub(super) struct Clock(AtomicU64);
+
+impl Clock {
+    pub(super) fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        Timestamp(self.0.fetch_max(now.0, Ordering::Relaxed).max(now.0))
+    }
+}
+
+/// Whether a view can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It does not have yet what the topic had when it began.
+    Starting,
+    Ready,
+    /// The bucket is gone.
+    Deleted,
+    /// The server stops.
+    Closed,
+}
+
+/// Where a view stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) stage: Stage,
+    pub(super) place: Place,
+    /// Where the topic ended when it was last looked at.
+    pub(super) last: Offset,
+}
+
+/// A bucket and its view. The [projection](super::projection) alone writes the view.
+pub(crate) struct Bucket {
+    pub(super) name: Name,
+    pub(super) topic: Name,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) store: Store,
+    pub(super) changes: Arc<Changes>,
+    pub(super) progress: watch::Sender<Progress>,
+    /// Wakes the projection: there may be something new in the topic.
+    pub(super) poke: Notify,
+}
+
+/// Which entries to list.
+#[derive(Debug, Clone)]
+pub(crate) struct List {
+    pub(crate) selection: Selection,
+    pub(crate) after: Option<Mark>,
+    /// At most so many, at least 1.
+    pub(crate) limit: usize,
+    /// At most so many bytes of keys and values; one entry is always allowed.
+    pub(crate) bytes: usize,
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) entries: Vec<Entry>,
+    /// Where to go on, if there is more.
+    pub(crate) next: Option<Mark>,
+    /// The revision of the bucket that it shows.
+    pub(crate) revision: Offset,
+    /// Rows that were looked at.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests measure the cost by it"))]
+    pub(crate) steps: u64,
+}
+
+/// The name of a bucket's topic.
+pub(super) fn topic(bucket: &Name) -> Name {
+    Name::internal("kv", bucket)
+}
+
+/// The name of the file of a bucket's view.
+pub(super) fn file(bucket: &Name) -> String {
+    format!("kv-{bucket}.redb")
+}
+
+impl Bucket {
+    pub(super) fn new(
+        name: Name,
+        engine: Arc<dyn Engine>,
+        clock: Arc<Clock>,
+        directory: Option<&Path>,
+    ) -> Self {
+        let start = Progress { stage: Stage::Starting, place: Place::default(), last: 0 };
+        Self {
+            topic: topic(&name),
+            store: Store::closed(directory, &file(&name), VIEW_CACHE_BYTES),
+            name,
+            engine,
+            clock,
+            changes: Arc::default(),
+            progress: watch::Sender::new(start),
+            poke: Notify::new(),
+        }
+    }
+
+    /// Says to all who read, write or watch it that it is gone.
+    pub(super) fn delete(&self) {
+        self.progress.send_modify(|progress| progress.stage = Stage::Deleted);
+    }
+
+    pub(super) fn error(&self, error: engine::Error) -> Error {
+        Error::of(&self.name, error)
+    }
+
+    /// An entry, as of this revision of the bucket or a later one.
+    pub(crate) async fn get(&self, key: String, min_revision: Offset, patience: Duration) -> Result<Entry> {
+        let now = self.clock.now();
+        let asked = key.clone();
+        let get = move |transaction: &ReadTransaction| {
+            let Some(about) = about_entry(transaction, &asked, now)? else { return Ok(None) };
+            let value = value(transaction, &asked)?;
+            Ok(Some(Entry { key: asked.into(), value, about }))
+        };
+        let found = self.read(min_revision, patience, get).await?;
+        found.ok_or_else(|| Error::EntryNotFound { bucket: self.name.clone(), key })
+    }
+
+    /// A part of the list of entries, as of this revision of the bucket or a later one.
+    pub(crate) async fn list(&self, list: List, min_revision: Offset, patience: Duration) -> Result<Listed> {
+        let now = self.clock.now();
+        self.read(min_revision, patience, move |transaction| list.run(transaction, now)).await
+    }
+
+    /// Reads the view once it has come to a revision.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        min_revision: Offset,
+        patience: Duration,
+        read: impl FnOnce(&ReadTransaction) -> store::Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let begin = tokio::time::Instant::now();
+        loop {
+            self.reached(min_revision, patience.saturating_sub(begin.elapsed())).await?;
+            let read = read.clone();
+            // A view that was opened again may have gone back.
+            let done = self.store.read(move |transaction| {
+                let is_there = read_place(transaction)?.position >= min_revision;
+                is_there.then(|| read(transaction)).transpose()
+            });
+            if let Some(done) = done.await? {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Waits until the view can be read, and has come to a revision.
+    pub(super) async fn reached(&self, revision: Offset, patience: Duration) -> Result<()> {
+        let mut progress = self.progress.subscribe();
+        let ready = progress.wait_for(|progress| progress.stage != Stage::Starting);
+        let is_ready = tokio::time::timeout(patience.min(READY_WAIT), ready).await.is_ok();
+        if !is_ready {
+            let Progress { place, last, .. } = *self.progress.borrow();
+            return Err(Error::NotReady { bucket: self.name.clone(), position: place.position, last });
+        }
+        let reached = progress
+            .wait_for(|progress| progress.stage != Stage::Ready || progress.place.position >= revision);
+        let reached = tokio::time::timeout(patience, reached).await.is_ok();
+        let Progress { stage, place, .. } = *self.progress.borrow();
+        match stage {
+            Stage::Deleted => Err(Error::BucketNotFound(self.name.clone())),
+            Stage::Closed => Err(Error::Engine(engine::Error::Closed)),
+            Stage::Starting | Stage::Ready if reached => Ok(()),
+            Stage::Starting | Stage::Ready => Err(Error::FutureRevision {
+                bucket: self.name.clone(),
+                wanted: revision,
+                position: place.position,
+                waited: patience,
+            }),
+        }
+    }
+}
+
+impl List {
+    pub(super) fn run(&self, transaction: &ReadTransaction, now: Timestamp) -> store::Result<Listed> {
+        let answer = find(transaction, &self.selection, self.after.as_ref(), self.limit + 1, now)?;
+        let (mut entries, mut bytes, mut next) = (Vec::new(), 0, None::<Mark>);
+        let mut last = None;
+        for found in answer.found {
+            if entries.len() == self.limit || (bytes >= self.bytes && !entries.is_empty()) {
+                next = last;
+                break;
+            }
+            last = Some(found.mark());
+            let entry = with_value(transaction, found)?;
+            bytes += entry.key.len() + entry.value.len();
+            entries.push(entry);
+        }
+        let revision = read_place(transaction)?.position;
+        Ok(Listed { entries, next, revision, steps: answer.steps })
+    }
+}
+
+/// An entry that was found in the same transaction.
+pub(super) fn with_value(transaction: &ReadTransaction, found: Found) -> store::Result<Entry> {
+    let value = value(transaction, &found.key)?;
+    Ok(Entry { key: found.key, value, about: found.about })
+}
