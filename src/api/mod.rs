@@ -15,6 +15,7 @@ mod layers;
 mod page;
 mod publish_stream;
 mod publisher;
+mod queries;
 mod settle;
 mod status;
 mod subscribe;
@@ -37,6 +38,7 @@ use self::layers::UntilStopLayer;
 use self::wire::admin::admin_service_server::AdminServiceServer;
 use self::wire::v1::dead_letter_service_server::DeadLetterServiceServer;
 use self::wire::v1::publisher_service_server::PublisherServiceServer;
+use self::wire::v1::query_service_server::QueryServiceServer;
 use self::wire::v1::subscriber_service_server::SubscriberServiceServer;
 use self::wire::v1::subscription_service_server::SubscriptionServiceServer;
 use self::wire::v1::topic_service_server::TopicServiceServer;
@@ -55,7 +57,6 @@ pub(crate) struct Context {
     /// Keeps the messages.
     pub(crate) engine: Arc<dyn Engine>,
     /// Commands, queries and views over it.
-    #[expect(dead_code, reason = "no service uses it yet")]
     pub(crate) cqrs: Arc<Cqrs>,
     /// Ends every stream when the server stops.
     pub(crate) stop: CancellationToken,
@@ -98,6 +99,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(SubscriptionServiceServer, subscriptions::Subscriptions(context.clone())))
         .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
         .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
+        .add_service(tuned!(QueryServiceServer, queries::Queries(context.clone())))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))

@@ -11,6 +11,7 @@ use columba::engine::{Engine, MemoryEngine};
 use columba::proto::admin::admin_service_client::AdminServiceClient;
 use columba::proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use columba::proto::v1::publisher_service_client::PublisherServiceClient;
+use columba::proto::v1::query_service_client::QueryServiceClient;
 use columba::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use columba::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use columba::proto::v1::topic_service_client::TopicServiceClient;
@@ -98,6 +99,10 @@ impl TestServer {
 
     pub fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel())
+    }
+
+    pub fn queries(&self) -> QueryServiceClient<Channel> {
+        QueryServiceClient::new(self.channel())
     }
 
     pub fn admin(&self) -> AdminServiceClient<Channel> {
