@@ -87,6 +87,26 @@ impl AdminService for Admin {
         Ok(Response::new(admin::ListConsumersResponse { consumers, next_page_token }))
     }
 
+    async fn list_handlers(
+        &self,
+        request: Request<admin::ListHandlersRequest>,
+    ) -> Result<Response<admin::ListHandlersResponse>, Status> {
+        let request = request.into_inner();
+        let (kind, of, page) = check(|violations| {
+            let kind = violations.handler_kind("kind", request.kind);
+            let of = violations.optional_name("type", &request.r#type);
+            let query = ["handlers", &request.kind.to_string(), &request.r#type];
+            let page = page::read_numbered(violations, request.page_size, &request.page_token, &query);
+            Some((kind, of, page?))
+        })?;
+        let mut handlers = self.context.cqrs.handlers.list(page.next, page.size + 1, kind, of.as_ref());
+        let next = handlers.get(page.size).map(|next| page.token(next.number));
+        handlers.truncate(page.size);
+        let handlers = handlers.into_iter().map(convert::handler).collect();
+        let next_page_token = next.unwrap_or_default();
+        Ok(Response::new(admin::ListHandlersResponse { handlers, next_page_token }))
+    }
+
     type WatchEventsStream = BoxStream<'static, Result<admin::WatchEventsResponse, Status>>;
 
     async fn watch_events(

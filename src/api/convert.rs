@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::wire::admin;
 use super::wire::v1::{self, start_position::Position};
+use crate::cqrs::handlers::{HandlerInfo, HandlerKind};
 use crate::engine::Failure;
 use crate::model::{
     ConsumerInfo, Delivery, Duplicate, Durability, Mode, Name, Receipt, Retention, RetryPolicy, Start,
@@ -99,6 +100,23 @@ pub(super) fn consumer(consumer: ConsumerInfo) -> admin::Consumer {
         outstanding_bytes: consumer.outstanding_bytes,
         max_outstanding_messages: consumer.max_messages,
         max_outstanding_bytes: consumer.max_bytes,
+    }
+}
+
+pub(super) fn handler(handler: HandlerInfo) -> admin::Handler {
+    admin::Handler {
+        id: handler.id,
+        kind: match handler.kind {
+            HandlerKind::Command => admin::HandlerKind::Command.into(),
+            HandlerKind::Query => admin::HandlerKind::Query.into(),
+        },
+        name: handler.name,
+        types: handler.types.iter().map(Name::to_string).collect(),
+        connect_time: Some(timestamp(handler.since)),
+        outstanding: handler.outstanding,
+        max_outstanding: handler.max_outstanding,
+        answered: handler.answered,
+        failed: handler.failed,
     }
 }
 

@@ -17,6 +17,7 @@ mod layers;
 mod page;
 mod publish_stream;
 mod publisher;
+mod queries;
 mod settle;
 mod status;
 mod subscribe;
@@ -41,6 +42,7 @@ use self::wire::v1::command_service_server::CommandServiceServer;
 use self::wire::v1::dead_letter_service_server::DeadLetterServiceServer;
 use self::wire::v1::key_value_service_server::KeyValueServiceServer;
 use self::wire::v1::publisher_service_server::PublisherServiceServer;
+use self::wire::v1::query_service_server::QueryServiceServer;
 use self::wire::v1::subscriber_service_server::SubscriberServiceServer;
 use self::wire::v1::subscription_service_server::SubscriptionServiceServer;
 use self::wire::v1::topic_service_server::TopicServiceServer;
@@ -103,6 +105,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
         .add_service(tuned!(CommandServiceServer, commands::Commands(context.clone())))
         .add_service(tuned!(KeyValueServiceServer, key_values::KeyValues(context.clone())))
+        .add_service(tuned!(QueryServiceServer, queries::Queries(context.clone())))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))

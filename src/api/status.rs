@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::validate::{Violation, Violations};
 use crate::cqrs::commands;
+use crate::cqrs::queries;
 use crate::cqrs::views;
 use crate::engine;
 use crate::model::Kind;
@@ -358,6 +359,47 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             (Detail::None, metadata)
         }
         E::Overloaded { .. } | E::Disk { .. } | E::Closed | E::Failed(_) => (Detail::None, Vec::new()),
+    }
+}
+
+impl From<queries::Error> for Refusal {
+    fn from(error: queries::Error) -> Self {
+        use queries::Error as E;
+        let mut refusal = Self::new(error.kind(), error.reason(), error.to_string());
+        refusal.0.retry_after = error.retry_after();
+        let of = |kind: &crate::model::Name| format!("query-type/{kind}");
+        let (detail, metadata) = match &error {
+            E::NoHandler(kind) | E::HandlerLost(kind) | E::HandlersLost(kind) | E::TimedOut { kind, .. } => {
+                (Detail::None, vec![("type", kind.to_string())])
+            }
+            E::NoRevision(kind) => {
+                (Detail::Precondition { subject: of(kind) }, vec![("type", kind.to_string())])
+            }
+            E::TooManyWaiting(kind) | E::TooManyHandlersOf(kind) => {
+                (Detail::Quota { subject: of(kind) }, vec![("type", kind.to_string())])
+            }
+            E::TooManyQueries
+            | E::TooManyBytes
+            | E::TooManyHandlers(_)
+            | E::TooManyWatchers
+            | E::TooManyWatchedBytes => (Detail::Quota { subject: "server".into() }, Vec::new()),
+            E::RevisionNotReached { wanted, seen, .. } => {
+                let metadata = vec![("min_revision", wanted.to_string()), ("revision", seen.to_string())];
+                (Detail::None, metadata)
+            }
+            E::Failed(failure) => {
+                let metadata = vec![
+                    ("failure_code", failure.code.clone()),
+                    ("handler", failure.handler.to_string()),
+                    ("retryable", failure.retryable.to_string()),
+                ];
+                (Detail::None, metadata)
+            }
+            E::UnknownQuery | E::Over(_) => (Detail::None, Vec::new()),
+        };
+        refusal.0.metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        refusal.0.detail = detail;
+        refusal
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::status::{Refusal, clip};
+use super::wire::admin;
 use super::wire::v1::{self, start_position::Position};
+use crate::cqrs::handlers::HandlerKind;
 use crate::model::limits::{MAX_ACK_IDS, MAX_ATTRIBUTES, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES};
 use crate::model::{Durability, Filter, Mode, Name, NameError, Pattern, Start, Timestamp};
 
@@ -259,6 +261,16 @@ impl Violations {
                     "DELIVERY_MODE_SHARED (1), DELIVERY_MODE_EXCLUSIVE (2) or DELIVERY_MODE_KEY_ORDERED (3)";
                 self.unknown_enum(field, value, known)
             }
+        }
+    }
+
+    /// A kind of handlers; `None` also for any.
+    pub(super) fn handler_kind(&mut self, field: &str, value: i32) -> Option<HandlerKind> {
+        match admin::HandlerKind::try_from(value) {
+            Ok(admin::HandlerKind::Unspecified) => None,
+            Ok(admin::HandlerKind::Command) => Some(HandlerKind::Command),
+            Ok(admin::HandlerKind::Query) => Some(HandlerKind::Query),
+            Err(_) => self.unknown_enum(field, value, "HANDLER_KIND_COMMAND (1) or HANDLER_KIND_QUERY (2)"),
         }
     }
 

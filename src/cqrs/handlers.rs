@@ -109,11 +109,20 @@ impl Handlers {
         Ok(Listed { number, tally: Tally(entry), handlers: self.clone() })
     }
 
-    /// Every handler from this number on, the oldest first, and at most so many.
-    pub(crate) fn list(&self, first: u64, limit: usize, kind: Option<HandlerKind>) -> Vec<HandlerInfo> {
+    /// Handlers from this number on, the oldest first, at most so many: of a kind and of a type, if those
+    /// are given.
+    pub(crate) fn list(
+        &self,
+        first: u64,
+        limit: usize,
+        kind: Option<HandlerKind>,
+        of: Option<&Name>,
+    ) -> Vec<HandlerInfo> {
         let registry = self.registry();
         let entries = registry.entries.range(first..);
-        let chosen = entries.filter(|(_, entry)| kind.is_none_or(|kind| entry.kind == kind));
+        let chosen = entries.filter(|(_, entry)| {
+            kind.is_none_or(|kind| entry.kind == kind) && of.is_none_or(|of| entry.types.contains(of))
+        });
         chosen.take(limit).map(|(&number, entry)| entry.info(number)).collect()
     }
 
@@ -210,19 +219,20 @@ mod tests {
         second.tally().answered();
         second.tally().answered();
         second.tally().failed();
-        let listed = handlers.list(0, 10, None);
+        let listed = handlers.list(0, 10, None, None);
         assert_eq!(listed.iter().map(|info| &info.id).collect::<Vec<_>>(), [&first.id(), &second.id()]);
         let info = &listed[1];
         assert_eq!((info.kind, &*info.name, info.max_outstanding), (HandlerKind::Query, "b", 7));
         assert_eq!(info.types, [name("orders.get")]);
         assert_eq!((info.outstanding, info.answered, info.failed), (3, 2, 1));
-        assert_eq!(handlers.list(0, 1, None), listed[..1]);
-        assert_eq!(handlers.list(info.number, 10, None), listed[1..]);
-        assert_eq!(handlers.list(0, 1, Some(HandlerKind::Query)), listed[1..]);
+        assert_eq!(handlers.list(0, 1, None, None), listed[..1]);
+        assert_eq!(handlers.list(info.number, 10, None, None), listed[1..]);
+        assert_eq!(handlers.list(0, 1, Some(HandlerKind::Query), None), listed[1..]);
+        assert_eq!(handlers.list(0, 10, None, Some(&name("orders.get"))), listed[1..]);
         let tally = first.tally().clone();
         drop(first);
         tally.answered();
-        assert_eq!(handlers.list(0, 10, None), listed[1..]);
+        assert_eq!(handlers.list(0, 10, None, None), listed[1..]);
     }
 
     #[test]

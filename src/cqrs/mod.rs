@@ -4,8 +4,8 @@
 //! as messages; what they keep besides is derived from those and can be made anew.
 
 pub(crate) mod commands;
-#[allow(dead_code, reason = "no service lists them yet")]
 pub(crate) mod handlers;
+pub(crate) mod queries;
 mod store;
 pub(crate) mod views;
 
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use self::commands::Commands;
 use self::handlers::Handlers;
+use self::queries::Queries;
 use self::views::Views;
 use crate::engine::{self, Engine};
 use crate::model::limits::DEFAULT_COMMAND_RETENTION;
@@ -37,12 +38,13 @@ impl Default for Options {
 /// The layers of one server.
 pub(crate) struct Cqrs {
     /// Who handles commands and queries now.
-    #[allow(dead_code, reason = "no service lists them yet")]
     pub(crate) handlers: Handlers,
     /// What is to be done.
     pub(crate) commands: Commands,
     /// Buckets of keys and values.
     pub(crate) views: Views,
+    /// Queries under way, their cache and their watchers.
+    pub(crate) queries: Queries,
 }
 
 impl Cqrs {
@@ -52,7 +54,8 @@ impl Cqrs {
         let directory = options.directory.as_deref();
         let commands = Commands::open(engine, directory, options.command_retention, handlers.clone()).await?;
         let views = Views::open(engine, options.directory.clone()).await?;
-        Ok(Self { handlers, commands, views })
+        let queries = Queries::start(handlers.clone());
+        Ok(Self { handlers, commands, views, queries })
     }
 
     /// Lets go of what is held in files. Called when no call is open any more, before the engine closes.

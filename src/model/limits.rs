@@ -249,3 +249,44 @@ pub const MAX_ENTRY_WATCHES: usize = 1_000;
 pub const MAX_WATCHED_ENTRIES: usize = 1_000;
 /// Changes of a bucket remembered for those who watch it.
 pub const CHANGES_KEPT: usize = 4_096;
+/// Most types that one handler handles.
+pub const MAX_HANDLER_TYPES: usize = 100;
+
+/// `timeout` of a query that sets none, and of a watch that asks.
+pub const DEFAULT_QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest `timeout` of a query.
+pub const MIN_QUERY_TIMEOUT: Duration = Duration::from_millis(1);
+/// Longest `timeout` of a query.
+pub const MAX_QUERY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Largest payload of a query, in bytes.
+pub const MAX_QUERY_BYTES: usize = 1 << 20;
+/// Largest result of a query, in bytes: what gRPC clients take by default, 4 MiB, with room for framing.
+pub const MAX_QUERY_RESULT_BYTES: usize = (4 << 20) - (64 << 10);
+/// Longest message of a query's failure, in bytes: it travels in a header.
+pub const MAX_QUERY_FAILURE_MESSAGE_BYTES: usize = 1_024;
+/// Longest `ttl` of a cache policy; no answer is kept longer.
+pub const MAX_CACHE_TTL: Duration = Duration::from_secs(60 * 60);
+/// Bytes of answers, and of the queries that they answer, that are kept at most.
+pub const MAX_CACHE_BYTES: u64 = 64 << 20;
+/// Handlers of one query type at most.
+pub const MAX_HANDLERS_PER_QUERY_TYPE: usize = 1_000;
+/// `max_outstanding` of a query handler that sets none.
+pub const DEFAULT_OUTSTANDING_QUERIES: u32 = 16;
+/// Highest `max_outstanding` of a query handler.
+pub const MAX_OUTSTANDING_QUERIES: u32 = 10_000;
+/// Queries of one type that wait for a handler with free capacity at most.
+pub const MAX_WAITING_QUERIES: usize = 1_000;
+/// Queries under way in a server at most, shared ones counted for each that asks.
+pub const MAX_OPEN_QUERIES: usize = 20_000;
+/// Bytes of the queries under way in a server at most.
+pub const MAX_OPEN_QUERY_BYTES: usize = 256 << 20;
+/// How often a query is handed out anew because the handler that had it went away.
+pub const MAX_LOST_HANDLERS: u32 = 4;
+/// Highest `max_answers` of a gathering query, and most handlers that it is sent to.
+pub const MAX_GATHERED_ANSWERS: usize = 100;
+/// Bytes of answers that a gathering query returns at most.
+pub const MAX_GATHERED_BYTES: usize = 16 << 20;
+/// Streams that watch queries in a server at most.
+pub const MAX_QUERY_WATCHERS: usize = 10_000;
+/// Bytes of watched queries and their newest answers in a server at most.
+pub const MAX_WATCHED_BYTES: usize = 256 << 20;

@@ -586,7 +586,10 @@ async fn a_watched_top_of_a_list_is_kept_in_step() {
         assert!(later.entries.is_empty() && later.removed_keys.is_empty());
         step = later;
     }
-    assert_eq!((entered(&step), step.removed_keys.clone(), step.reset), (vec!["e"], vec!["b".to_owned()], false));
+    assert_eq!(
+        (entered(&step), step.removed_keys.clone(), step.reset),
+        (vec!["e"], vec!["b".to_owned()], false)
+    );
     let other =
         WatchEntriesRequest { limit: 3, resume_token: step.resume_token, bucket: BUCKET.into(), ..request };
     let answer = server.key_values().watch_entries(other).await.map(drop);

@@ -12,6 +12,7 @@ use columba::proto::admin::admin_service_client::AdminServiceClient;
 use columba::proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use columba::proto::v1::key_value_service_client::KeyValueServiceClient;
 use columba::proto::v1::publisher_service_client::PublisherServiceClient;
+use columba::proto::v1::query_service_client::QueryServiceClient;
 use columba::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use columba::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use columba::proto::v1::topic_service_client::TopicServiceClient;
@@ -103,6 +104,10 @@ impl TestServer {
 
     pub fn key_values(&self) -> KeyValueServiceClient<Channel> {
         KeyValueServiceClient::new(self.channel())
+    }
+
+    pub fn queries(&self) -> QueryServiceClient<Channel> {
+        QueryServiceClient::new(self.channel())
     }
 
     pub fn admin(&self) -> AdminServiceClient<Channel> {

@@ -1,0 +1,23 @@
+//! The story of the four patterns on a slice of its data, with a handler killed on the way.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
+
+use std::path::Path;
+use std::time::Duration;
+
+/// Longer than it takes on any machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[test]
+fn what_the_queries_say_equals_the_csv_although_a_handler_is_killed() {
+    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights.csv");
+    let mut command = assert_cmd::Command::new(env!("CARGO"));
+    command.args(["run", "--quiet", "--locked", "--example", "departures", "--", "--csv"]).arg(csv);
+    command.arg("--columba").arg(env!("CARGO_BIN_EXE_columba"));
+    let output = command.timeout(PATIENCE).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stdout.matches("killed with SIGKILL").count(), 1, "{stdout}");
+    assert!(stdout.contains("10206 commands"), "{stdout}");
+    assert!(stdout.ends_with("\nequal\n"), "{stdout}");
+}
