@@ -102,7 +102,7 @@ mod tests {
         let line = |key: &str| (Name::parse("a").unwrap(), key.to_owned());
         let id = |offset: u64| Id::from(offset.to_string());
         let id_of = |delivery: &Delivery| Some(id(delivery.message.offset));
-        let mut come = |lines: &mut Lines, key: &str, offset: u64| {
+        let come = |lines: &mut Lines, key: &str, offset: u64| {
             lines.come(&line(key), &id(offset), delivery(offset)).is_some()
         };
         assert!(come(&mut lines, "x", 1) && come(&mut lines, "y", 2));
