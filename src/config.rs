@@ -24,8 +24,8 @@ const ENV_PREFIX: &str = "COLUMBA_";
 /// The environment variable that names the configuration file.
 const ENV_FILE: &str = "COLUMBA_CONFIG";
 /// Variables with the prefix that are not the server's: Kubernetes sets them for a Service of that
-/// name, and the client commands have their own.
-const FOREIGN_ENV: [&str; 3] = ["COLUMBA_PORT", "COLUMBA_SERVICE_", "COLUMBA_SERVER"];
+/// name, and the client commands have their own and give some to programs.
+const FOREIGN_ENV: [&str; 4] = ["COLUMBA_PORT", "COLUMBA_SERVICE_", "COLUMBA_SERVER", "COLUMBA_COMMAND_"];
 
 /// The whole configuration of a server.
 #[derive(Debug, Clone)]

@@ -820,3 +820,73 @@ fn topics_are_watched() {
     let error = server.run(&["topic", "watch", "a.>.b"], "").fails(1);
     assert!(error.contains("stands for all the rest"), "{error}");
 }
+
+/// A handler of commands of type `t` with a shell script, that is ready.
+fn handler(server: &Server, more: &[&str], script: &str) -> Running {
+    let arguments = [&["command", "handle", "t"], more, &["--exec", "sh", "--", "-c", script]].concat();
+    let handler = Running::start(server.command(&arguments));
+    eventually(|| server.run(&["command", "send", "t", "--id", "ready"], "").output.status.success());
+    handler
+}
+
+#[test]
+fn commands_are_sent_carried_out_by_a_program_and_looked_up() {
+    let server = Server::start();
+    let unknown = server.run(&["command", "send", "t"], "").fails(3);
+    assert!(unknown.contains("columba command handle t"), "{unknown}");
+    let script = r#"[ "$COLUMBA_COMMAND_ID" = bad ] && { echo no such >&2; echo account >&2; exit 3; }
+        [ "$COLUMBA_COMMAND_ATTEMPT" = 1 ] && [ "$COLUMBA_COMMAND_ID" = busy ] && exit 75
+        [ "$COLUMBA_COMMAND_ID" = large ] && head -c 1048577 /dev/zero
+        printf '%s/%s/%s/' "$COLUMBA_COMMAND_TYPE" "$COLUMBA_COMMAND_KEY" "$COLUMBA_COMMAND_ATTEMPT"; cat"#;
+    let mut handler = handler(&server, &[], script);
+    assert_eq!(handler.line(), "ready\tSUCCEEDED\t1");
+    let send = ["command", "send", "t", "-", "--id", "good", "--key", "k", "--wait", "20s", "-o", "json"];
+    let sent: Value = serde_json::from_str(&server.run(&send, "data").ok()).unwrap();
+    assert_eq!((&sent["state"], &sent["result"]), (&"SUCCEEDED".into(), &"t/k/1/data".into()));
+    let other = server.run(&["command", "send", "t", "other", "--id", "good"], "").fails(5);
+    assert!(other.contains("another content"), "{other}");
+    let bad = server.run(&["command", "send", "t", "--id", "bad", "--wait", "20s"], "");
+    let shown = String::from_utf8_lossy(&bad.output.stdout).into_owned();
+    assert!(shown.contains("FAILED") && shown.contains(r"EXIT_3: no such\naccount"), "{shown}");
+    bad.fails(1);
+    server.ok(&["command", "send", "t", "--id", "busy"]);
+    let busy: Value = serde_json::from_str(&server.ok(&["command", "wait", "busy", "-o", "json"])).unwrap();
+    assert_eq!((&busy["attempts"], &busy["result"]), (&2.into(), &"t//2/".into()));
+    let large = server.run(&["command", "send", "t", "--id", "large", "--wait", "20s"], "");
+    assert!(String::from_utf8_lossy(&large.output.stdout).contains("RESULT_TOO_LARGE"));
+    large.fails(1);
+    let failed = server.json(&["command", "ls", "--type", "t", "--state", "failed"]);
+    assert_eq!(failed.iter().map(|it| it["id"].as_str().unwrap()).collect::<Vec<_>>(), ["bad", "large"]);
+    assert_eq!(server.json(&["command", "watch", "good"])[0]["state"], "SUCCEEDED");
+    assert_eq!(server.json(&["command", "get", "good"])[0]["payload"], "data");
+    server.run(&["command", "get", "unknown"], "").fails(3);
+    kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
+    assert_eq!(handler.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_handler_finishes_what_runs_at_a_signal_and_its_program_is_told_of_cancelling() {
+    let server = Server::start();
+    let script = r#"[ "$COLUMBA_COMMAND_ID" = ready ] && exit
+        trap 'echo stopped >&2; exit 1' TERM
+        while [ ! -e "$COLUMBA_COMMAND_KEY" ]; do sleep 0.05 & wait $!; done; printf done"#;
+    let mut handler = handler(&server, &["--concurrency", "2"], script);
+    assert_eq!(handler.line(), "ready\tSUCCEEDED\t1");
+    let go = server.dir.path().join("go");
+    let go = go.to_str().unwrap();
+    server.ok(&["command", "send", "t", "--key", go, "--id", "finishes"]);
+    server.ok(&["command", "send", "t", "--key", "/nowhere", "--id", "cancelled"]);
+    let is_running = |id| server.json(&["command", "get", id])[0]["state"] == "RUNNING";
+    eventually(|| is_running("finishes") && is_running("cancelled"));
+    server.ok(&["command", "cancel", "cancelled"]);
+    assert_eq!(handler.line(), "cancelled\tCANCELLED\t1");
+    kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
+    server.file("go", "");
+    assert_eq!(handler.line(), "finishes\tSUCCEEDED\t1");
+    assert_eq!(handler.end(), (Some(0), String::new()));
+    // Nobody is left to take it.
+    server.ok(&["command", "send", "t", "--id", "pending"]);
+    server.run(&["command", "wait", "pending", "--for", "0s"], "").fails(1);
+    assert!(server.ok(&["command", "cancel", "pending"]).contains("CANCELLED"));
+    server.run(&["command", "cancel", "finishes"], "").fails(1);
+}

@@ -1,6 +1,7 @@
 //! The command line: a gRPC client like any other, and `serve`.
 
 mod backoff;
+mod command;
 mod completion;
 mod consumers;
 mod context;
@@ -40,7 +41,7 @@ Try it:
 
 Exit status:
   0  done (health: serving)
-  1  failed (health: not serving)
+  1  failed (health: not serving; command: it ended otherwise than SUCCEEDED)
   2  wrong usage
   3  no such topic, subscription or service
   4  the server cannot be reached, or is going away
@@ -71,6 +72,8 @@ enum Command {
     Publish(publish::PublishArgs),
     Subscribe(subscribe::SubscribeArgs),
     Read(read::ReadArgs),
+    #[command(subcommand, visible_alias = "cmd")]
+    Command(command::CommandCommand),
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
     Explain(explain::ExplainArgs),
@@ -102,6 +105,7 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
         match command {
             Command::Serve(_) => unreachable!("serve builds its own runtime"),
             Command::Health(args) => return health::run(&args, context).await,
+            Command::Command(command) => return command::run(command, context).await,
             Command::Topic(command) => topic::run(command, context).await,
             Command::Subscription(command) => subscription::run(command, context).await,
             Command::Publish(args) => publish::run(args, context).await,

@@ -6,6 +6,7 @@
 mod common;
 
 mod admin;
+mod commands;
 mod commit;
 mod consume;
 mod dead_letters;

@@ -202,7 +202,7 @@ impl Inner {
         }
         self.change(id, |live| live.execution.failed(Arc::new(failure), Instant::now(), Timestamp::now()));
         if let Some(holder) = claim.holder {
-            holder.let_go(id, &ack);
+            holder.let_go(id, &ack, false);
             holder.tally().failed();
         }
         Ok(())

@@ -132,7 +132,7 @@ impl Inner {
             live.execution.lease().map(|lease| (Arc::clone(&lease.holder), lease.ack.clone()))
         });
         if let Some((holder, ack)) = lease.flatten() {
-            holder.let_go(id, &ack);
+            holder.let_go(id, &ack, true);
         }
         self.followed.notify();
     }

@@ -245,10 +245,11 @@ impl Follower {
     /// Reads on in a topic, past what is damaged. Returns where to go on, which is `from` at the end.
     async fn read_on(&self, topic: &Name, from: Offset) -> Result<(Vec<StoredMessage>, Offset)> {
         match self.engine.read(topic, Start::Offset(from), READ).await {
-            Ok(messages) => {
-                let next = messages.last().map_or(from, |last| last.offset + 1);
-                Ok((messages, next))
-            }
+            Ok(messages) => match messages.last().map(|last| last.offset + 1) {
+                Some(next) => Ok((messages, next)),
+                // The end; or retention took all that there was.
+                None => Ok((messages, from.max(self.engine.topic(topic).await?.first_offset))),
+            },
             Err(engine::Error::Damaged { topic, first, last }) => {
                 tracing::error!(%topic, first, last, "damaged records of commands are passed over");
                 Ok((Vec::new(), last + 1))

@@ -1,25 +1,30 @@
 //! One handler: what it is given, and what it is told.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::select_all;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
 use super::ack::Ack;
 use super::error::Result;
 use super::execution::{Delivered, Execution, Lease};
+use super::lines::{Line, Lines};
 use super::live::Id;
 use super::record::{Command, StoredCommand};
 use super::types::Type;
 use crate::cqrs::handlers::{HandlerKind, Listed, Tally};
-use crate::engine::{Consumer, Credit, Target};
+use crate::engine::{Consumer, Credit, Settlement, Target};
 use crate::model::limits::{COMMAND_LEASE, DEFAULT_OUTSTANDING_BYTES};
 use crate::model::{Delivery, Name, Timestamp};
+
+/// How often the leases of commands that wait for their key are extended: a third of them.
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 /// What a stream and those who complete its commands share.
 #[derive(Debug)]
@@ -32,10 +37,20 @@ pub(super) struct Holder {
 
 #[derive(Debug, Default)]
 struct Held {
-    /// What it holds, by id, with the names of the deliveries.
-    commands: HashMap<Id, Bytes>,
+    /// What it carries out, by id.
+    commands: HashMap<Id, Holding>,
     /// Which of those are to be cancelled, and it was not told yet.
     cancelled: BTreeSet<Id>,
+    /// Keys that it has carried out a command of; with whether that has ended, or was given back.
+    freed: Vec<(Line, Id, bool)>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    /// The delivery.
+    ack: Bytes,
+    /// Its key, if it has one.
+    line: Option<Line>,
 }
 
 impl Holder {
@@ -43,20 +58,24 @@ impl Holder {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hold(&self, id: Id, ack: Bytes) {
+    fn hold(&self, id: Id, holding: Holding) {
         let mut held = self.held();
-        held.commands.insert(id, ack);
+        held.commands.insert(id, holding);
         self.count(&held);
     }
 
-    /// It does not hold this delivery any more.
-    pub(super) fn let_go(&self, id: &str, ack: &[u8]) {
+    /// It does not hold this delivery any more: the command has ended, or was given back.
+    pub(super) fn let_go(&self, id: &str, ack: &[u8], ended: bool) {
         let mut held = self.held();
-        if held.commands.get(id).is_some_and(|own| own == ack) {
-            held.commands.remove(id);
-            held.cancelled.remove(id);
-            self.count(&held);
+        if !held.commands.get(id).is_some_and(|holding| holding.ack == ack) {
+            return;
         }
+        held.cancelled.remove(id);
+        if let Some((id, Holding { line: Some(line), .. })) = held.commands.remove_entry(id) {
+            held.freed.push((line, id, ended));
+            self.told.notify_one();
+        }
+        self.count(&held);
     }
 
     fn count(&self, held: &Held) {
@@ -75,8 +94,12 @@ impl Holder {
     fn next_cancelled(&self) -> Option<(Id, Bytes)> {
         let mut held = self.held();
         let id = held.cancelled.pop_first()?;
-        let ack = held.commands.get(&id)?.clone();
+        let ack = held.commands.get(&id)?.ack.clone();
         Some((id, ack))
+    }
+
+    fn next_freed(&self) -> Option<(Line, Id, bool)> {
+        self.held().freed.pop()
     }
 
     pub(super) fn tally(&self) -> &Tally {
@@ -125,6 +148,10 @@ pub(crate) struct Handling {
     sources: Vec<Source>,
     /// The source that is asked first.
     turn: usize,
+    /// What waits for its key.
+    lines: Lines,
+    /// When the leases of what waits are extended.
+    extend_at: Instant,
     ready: VecDeque<Handed>,
 }
 
@@ -156,7 +183,16 @@ impl Handling {
         }
         let tally = listed.tally().clone();
         let holder = Holder { tally, held: Mutex::default(), told: Notify::new() };
-        Ok(Self { inner, listed, holder: Arc::new(holder), sources, turn: 0, ready: VecDeque::new() })
+        Ok(Self {
+            inner,
+            listed,
+            holder: Arc::new(holder),
+            sources,
+            turn: 0,
+            lines: Lines::default(),
+            extend_at: Instant::now() + EXTEND_EVERY,
+            ready: VecDeque::new(),
+        })
     }
 
     /// The server's name for the handler.
@@ -174,17 +210,77 @@ impl Handling {
             if let Some(handed) = self.ready.pop_front() {
                 return Ok(Event::Delivery(Box::new(handed)));
             }
-            let holder = Arc::clone(&self.holder);
-            let deliveries = tokio::select! {
+            if let Some((line, id, ended)) = self.holder.next_freed() {
+                self.go_on(&line, &id, ended).await?;
+                continue;
+            }
+            let (holder, extend_at) = (Arc::clone(&self.holder), self.extend_at);
+            let (kind, deliveries) = tokio::select! {
                 biased;
                 () = holder.told.notified() => continue,
+                () = sleep_until(extend_at) => {
+                    self.extend_what_waits().await?;
+                    continue;
+                }
                 deliveries = self.deliveries() => deliveries?,
             };
-            let (kind, deliveries) = deliveries;
             for delivery in deliveries {
-                self.take(&kind, delivery);
+                self.come(&kind, delivery);
             }
         }
+    }
+
+    /// A delivery has come from the engine: it is taken up, or waits for its key.
+    fn come(&mut self, kind: &Arc<Type>, delivery: Delivery) {
+        let header = delivery.message.envelope.header();
+        let (id, key) = (Id::from(header.id), header.key.to_owned());
+        if key.is_empty() {
+            self.take(kind, None, delivery);
+            return;
+        }
+        let line = (kind.name.clone(), key);
+        if let Some(delivery) = self.lines.come(&line, &id, delivery)
+            && !self.take(kind, Some(line.clone()), delivery)
+        {
+            // It does not hold the key up.
+            self.holder.held().freed.push((line, id, true));
+        }
+    }
+
+    /// A command of this key is no longer carried out: the next one is.
+    async fn go_on(&mut self, line: &Line, id: &str, ended: bool) -> Result<()> {
+        let id_of = |delivery: &Delivery| Some(Id::from(delivery.message.envelope.header().id));
+        let Some(next) = self.lines.freed(line, id, ended, id_of) else { return Ok(()) };
+        let Ok(kind) = self.inner.types.find(&line.0) else { return Ok(()) };
+        let id = Id::from(next.message.envelope.header().id);
+        // It has waited on its lease; one that is lost comes again.
+        let extend = Settlement::Extend { deadline: Some(COMMAND_LEASE) };
+        let extended = self.inner.engine.settle(&kind.commands, vec![next.ack_id.clone()], extend).await?;
+        if !extended.failures.is_empty() {
+            self.holder.held().freed.push((line.clone(), id, true));
+        } else if !self.take(&kind, Some(line.clone()), next) {
+            self.holder.held().freed.push((line.clone(), id, true));
+        }
+        Ok(())
+    }
+
+    /// Keeps the leases of what waits for its key.
+    async fn extend_what_waits(&mut self) -> Result<()> {
+        self.extend_at = Instant::now() + EXTEND_EVERY;
+        let mut waiting: HashMap<Name, Vec<Bytes>> = HashMap::new();
+        for (kind, delivery) in self.lines.waiting() {
+            waiting.entry(kind.clone()).or_default().push(delivery.ack_id.clone());
+        }
+        for (kind, acks) in waiting {
+            let Ok(kind) = self.inner.types.find(&kind) else { continue };
+            let extend = Settlement::Extend { deadline: Some(COMMAND_LEASE) };
+            let extended = self.inner.engine.settle(&kind.commands, acks, extend).await?;
+            let lost: HashSet<_> = extended.failures.into_iter().map(|(ack, _)| ack).collect();
+            if !lost.is_empty() {
+                self.lines.lost(|delivery| lost.contains(&delivery.ack_id));
+            }
+        }
+        Ok(())
     }
 
     /// Waits for deliveries of any type, beginning with another one each time.
@@ -202,18 +298,18 @@ impl Handling {
         Ok((kind, deliveries?))
     }
 
-    /// Takes up a delivery from the engine: hands it out, or has the command ended.
-    fn take(&mut self, kind: &Arc<Type>, delivery: Delivery) {
+    /// Takes up a delivery: hands it out, or has the command ended. Says whether it is handed out.
+    fn take(&mut self, kind: &Arc<Type>, line: Option<Line>, delivery: Delivery) -> bool {
         let Delivery { ack_id: ack, attempt, message } = delivery;
         let Some(stored) = StoredCommand::read(&message.envelope) else {
             tracing::error!(kind = %kind.name, offset = message.offset, "a stored command cannot be read");
-            return;
+            return false;
         };
         let id = Id::from(stored.id.as_str());
         if !self.inner.knows(&id) {
             let adopting = Arc::clone(&self.inner).adopt(Arc::clone(kind), stored, message.offset, ack);
             drop(tokio::spawn(adopting));
-            return;
+            return false;
         }
         let (now, at) = (Instant::now(), Timestamp::now());
         let lease =
@@ -229,21 +325,28 @@ impl Handling {
             }
             let before = execution.lease().cloned();
             let delivered = execution.deliver(lease, now, at);
-            if let (Delivered::HandOut, Some(before)) = (delivered, before) {
-                before.holder.let_go(&id, &before.ack);
+            // If it comes to the same handler again, that still has it.
+            if let (Delivered::HandOut, Some(before)) = (delivered, before)
+                && !Arc::ptr_eq(&before.holder, &self.holder)
+            {
+                before.holder.let_go(&id, &before.ack, false);
             }
             delivered
         });
         match delivered {
             Some(Delivered::HandOut) => {
-                self.holder.hold(Arc::clone(&id), ack.clone());
+                self.holder.hold(Arc::clone(&id), Holding { ack: ack.clone(), line });
                 let expires = stored.accepted().after(stored.timeout());
                 let ack_id = Ack { id: id.to_string(), ack }.encode();
                 let command = stored.into_command(&kind.name);
                 self.ready.push_back(Handed { ack_id, attempt, command, expires });
+                true
             }
-            Some(Delivered::End(ending)) => drop(tokio::spawn(Arc::clone(&self.inner).end(id, ending))),
-            Some(Delivered::Ignore) | None => {}
+            Some(Delivered::End(ending)) => {
+                drop(tokio::spawn(Arc::clone(&self.inner).end(id, ending)));
+                false
+            }
+            Some(Delivered::Ignore) | None => false,
         }
     }
 }
@@ -252,8 +355,8 @@ impl Drop for Handling {
     fn drop(&mut self) {
         let held: Vec<_> = std::mem::take(&mut self.holder.held().commands).into_iter().collect();
         let (now, at) = (Instant::now(), Timestamp::now());
-        for (id, ack) in held {
-            self.inner.change(&id, |live| live.execution.release(&ack, now, at));
+        for (id, holding) in held {
+            self.inner.change(&id, |live| live.execution.release(&holding.ack, now, at));
         }
     }
 }

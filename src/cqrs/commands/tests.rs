@@ -1,1 +1,365 @@
+//! The state machine of an execution against a naive model; and the layer on an engine, where the API does not
+//! reach.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::execution::{Cancel, Delivered, Due, Ended, Ending, Execution, Lease, State, Unclaimed};
+use super::handling::Event;
+use super::record::{Command, Failure, StoredOutcome};
+use super::{Commands, Completion, Listing, Parts};
+use crate::cqrs::handlers::Handlers;
+use crate::engine::{Engine, MemoryEngine};
+use crate::model::limits::{DEFAULT_COMMAND_RETENTION, MAX_UNFINISHED_PER_TYPE};
+use crate::model::{Name, Timestamp};
+
+/// What happens to a command; times are in seconds.
+#[derive(Debug, Clone)]
+enum Step {
+    Pass(u64),
+    Deliver,
+    Extend { back: usize, by: u64 },
+    Release { back: usize },
+    Claim { back: usize },
+    GiveBack,
+    Succeed,
+    Fails,
+    Cancel,
+    Look,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let back = 0..3_usize;
+    prop_oneof![
+        (1..40_u64).prop_map(Step::Pass),
+        Just(Step::Deliver),
+        (back.clone(), 1..60_u64).prop_map(|(back, by)| Step::Extend { back, by }),
+        back.clone().prop_map(|back| Step::Release { back }),
+        back.prop_map(|back| Step::Claim { back }),
+        Just(Step::GiveBack),
+        Just(Step::Succeed),
+        Just(Step::Fails),
+        Just(Step::Cancel),
+        Just(Step::Look),
+    ]
+}
+
+/// The same in the plainest words: the history of leases, and what is known besides.
+#[derive(Debug, Default)]
+struct Model {
+    now: u64,
+    /// Ends of all leases so far; the last one counts, unless it was given back for another attempt.
+    leases: Vec<u64>,
+    void: bool,
+    claimed: bool,
+    cancel: bool,
+    ended: Option<Ending>,
+}
+
+const TIMEOUT: u64 = 100;
+const LEASE: u64 = 30;
+
+impl Model {
+    fn state(&self) -> State {
+        match (self.ended, self.leases.last()) {
+            (Some(ending), _) => State::Ended(ending),
+            (None, Some(&until)) if until > self.now => State::Running,
+            (None, _) => State::Pending,
+        }
+    }
+
+    fn is_last(&self, lease: usize) -> bool {
+        lease + 1 == self.leases.len() && !self.void
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_execution_does_what_the_model_says(steps in proptest::collection::vec(step(), 1..60)) {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let stamp = |seconds: u64| Timestamp(1_000 + seconds);
+        let timeout = Duration::from_secs(TIMEOUT);
+        let mut execution = Execution::<u8>::new(stamp(0), timeout, timeout, begin);
+        execution.offset = 1;
+        let mut model = Model::default();
+        let ack = |lease: usize| Bytes::from(format!("lease {lease}"));
+        for step in steps {
+            let now = model.now;
+            let revision = execution.revision;
+            let busy = model.claimed || model.ended.is_some();
+            // A lease of some time ago, 0 for the last.
+            let lease = |back: usize| (model.leases.len()).checked_sub(back + 1);
+            match step {
+                Step::Pass(seconds) => model.now += seconds,
+                Step::Deliver => {
+                    let attempt = u32::try_from(model.leases.len() + 1).unwrap();
+                    let until = at(now + LEASE);
+                    let offered = Lease { ack: ack(model.leases.len()), attempt, until, holder: 0 };
+                    let expected = match () {
+                        () if busy => Delivered::Ignore,
+                        () if now >= TIMEOUT => Delivered::End(Ending::Expired),
+                        () if model.cancel => Delivered::End(Ending::Cancelled),
+                        () => Delivered::HandOut,
+                    };
+                    prop_assert_eq!(execution.deliver(offered, at(now), stamp(now)), expected);
+                    if expected == Delivered::HandOut {
+                        model.leases.push(now + LEASE);
+                        model.void = false;
+                        prop_assert_eq!(execution.attempts, attempt);
+                    }
+                }
+                Step::Extend { back, by } => if let Some(lease) = lease(back) {
+                    execution.extend(&ack(lease), at(now + by));
+                    if model.is_last(lease) {
+                        model.leases[lease] = now + by;
+                    }
+                },
+                Step::Release { back } => if let Some(lease) = lease(back) {
+                    let held = model.is_last(lease) && model.leases[lease] > now;
+                    prop_assert_eq!(execution.release(&ack(lease), at(now), stamp(now)), held);
+                    if held {
+                        model.leases[lease] = now;
+                    }
+                },
+                Step::Claim { back } => if let Some(lease) = lease(back) {
+                    let claimed = execution.claim(&ack(lease));
+                    match (model.ended, model.claimed, model.is_last(lease)) {
+                        (Some(_), ..) => prop_assert!(matches!(claimed, Err(Unclaimed::Ended(_)))),
+                        (None, true, _) => prop_assert_eq!(claimed, Err(Unclaimed::Settling)),
+                        (None, false, true) => {
+                            prop_assert_eq!(claimed, Ok(()));
+                            model.claimed = true;
+                        }
+                        (None, false, false) => prop_assert_eq!(claimed, Err(Unclaimed::LeaseLost)),
+                    }
+                },
+                Step::GiveBack if model.claimed => {
+                    let failure = Failure { code: "C".into(), message: String::new(), retryable: true };
+                    execution.failed(Arc::new(failure), at(now), stamp(now));
+                    (model.claimed, model.void) = (false, true);
+                    if let Some(until) = model.leases.last_mut() {
+                        *until = now;
+                    }
+                }
+                Step::Succeed if model.claimed => {
+                    execution.end(Ended { ending: Ending::Succeeded, outcome: 7, time: stamp(now) });
+                    (model.claimed, model.ended) = (false, Some(Ending::Succeeded));
+                }
+                Step::Fails if model.claimed => {
+                    execution.unsettled();
+                    model.claimed = false;
+                }
+                Step::Cancel => {
+                    let asked = execution.cancel(at(now));
+                    match (model.ended, model.claimed, model.state()) {
+                        (Some(_), ..) => prop_assert!(matches!(asked, Cancel::Ended(_))),
+                        (None, true, _) => prop_assert_eq!(asked, Cancel::Settling),
+                        (None, false, State::Running) => {
+                            prop_assert_eq!(asked, Cancel::Tell(0, ack(model.leases.len() - 1)));
+                            execution.set_cancel_requested(stamp(now));
+                            model.cancel = true;
+                        }
+                        (None, false, _) => prop_assert_eq!(asked, Cancel::End),
+                    }
+                }
+                Step::Look => {
+                    let due = execution.due(at(now));
+                    let running = model.state() == State::Running;
+                    let expected = match () {
+                        () if busy => Due::Nothing,
+                        () if now >= TIMEOUT => Due::End(Ending::Expired),
+                        () if !model.cancel => Due::At(at(TIMEOUT)),
+                        () if running => Due::At(at(TIMEOUT.min(*model.leases.last().unwrap()))),
+                        () => Due::End(Ending::Cancelled),
+                    };
+                    prop_assert_eq!(due, expected);
+                    if let Due::End(ending) = due {
+                        prop_assert!(execution.begin() && !execution.begin());
+                        execution.end(Ended { ending, outcome: 8, time: stamp(now) });
+                        model.ended = Some(ending);
+                    }
+                }
+                Step::GiveBack | Step::Succeed | Step::Fails => {}
+            }
+            prop_assert_eq!(execution.state(at(model.now)), model.state());
+            prop_assert!(execution.revision >= revision);
+        }
+    }
+}
+
+fn name() -> Name {
+    Name::parse("orders.place").unwrap()
+}
+
+fn command(id: &str) -> Command {
+    Command {
+        id: id.into(),
+        kind: name(),
+        key: String::new(),
+        payload: Bytes::from_static(b"p"),
+        content_type: String::new(),
+        attributes: std::collections::BTreeMap::new(),
+        timeout: Duration::from_secs(60),
+        correlation_id: String::new(),
+        causation_id: String::new(),
+    }
+}
+
+async fn open(engine: &Arc<dyn Engine>, directory: Option<&Path>, retention: Duration) -> Commands {
+    Commands::open(engine, directory, retention, Handlers::default()).await.unwrap()
+}
+
+fn memory() -> Arc<dyn Engine> {
+    Arc::new(MemoryEngine::default())
+}
+
+/// Carries out one command; returns its id.
+async fn carry_out(commands: &Commands) -> String {
+    let mut handling = commands.handle(vec![name()], "", 1).await.unwrap();
+    let Event::Delivery(handed) = handling.next().await.unwrap() else { panic!("a delivery") };
+    let result = Completion::Result(Bytes::from_static(b"r"));
+    commands.complete(handed.ack_id.clone(), result, Vec::new()).await.unwrap();
+    handed.command.id
+}
+
+async fn send(commands: &Commands, id: &str) {
+    commands.send(command(id), Duration::ZERO, &CancellationToken::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_index_that_is_gone_damaged_or_of_another_log_is_made_anew() {
+    let engine = memory();
+    let dir = tempfile::tempdir().unwrap();
+    let commands = open(&engine, Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
+    drop(commands.handle(vec![name()], "", 1).await.unwrap());
+    for id in ["a", "b"] {
+        send(&commands, id).await;
+    }
+    assert_eq!(carry_out(&commands).await, "a");
+    commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap();
+    let known = commands.view("a", Parts::Whole).await.unwrap();
+    commands.close().await;
+    drop(commands);
+    let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let good = std::fs::read(&file).unwrap();
+    for bad in [None, Some(vec![7; 9_000]), Some(good[..good.len() / 2].to_vec())] {
+        match bad {
+            None => std::fs::remove_file(&file).unwrap(),
+            Some(bytes) => std::fs::write(&file, bytes).unwrap(),
+        }
+        let commands = open(&engine, Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
+        assert_eq!(commands.view("a", Parts::Whole).await.unwrap(), known);
+        let again = commands.send(command("a"), Duration::ZERO, &CancellationToken::new()).await.unwrap();
+        assert_eq!(again.state, State::Ended(Ending::Succeeded));
+        assert_eq!(commands.view("b", Parts::Whole).await.unwrap().state, State::Pending);
+        commands.close().await;
+    }
+    let other = memory();
+    let commands = open(&other, Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
+    drop(commands.handle(vec![name()], "", 1).await.unwrap());
+    commands.close().await;
+    drop(commands);
+    let commands = open(&other, Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
+    assert_eq!(commands.view("a", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn an_execution_is_forgotten_with_its_id_and_the_id_runs_again() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    drop(commands.handle(vec![name()], "", 1).await.unwrap());
+    send(&commands, "a").await;
+    carry_out(&commands).await;
+    commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap();
+    let first = commands.view("a", Parts::Whole).await.unwrap();
+    let index = commands.0.followed.index();
+    assert_eq!(index.forget(first.ended.unwrap(), 10).await, Ok(0), "not before its time");
+    assert_eq!(index.forget(first.ended.unwrap().after(Duration::from_micros(1)), 10).await, Ok(1));
+    assert_eq!(commands.view("a", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+    send(&commands, "a").await;
+    let second = commands.view("a", Parts::Whole).await.unwrap();
+    assert!(second.accepted > first.accepted && second.state == State::Pending);
+    // Made anew, the index knows the later one.
+    commands.close().await;
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    assert_eq!(commands.view("a", Parts::Whole).await.unwrap().accepted, second.accepted);
+    assert_eq!(carry_out(&commands).await, "a");
+}
+
+#[tokio::test]
+async fn what_was_asked_and_what_is_due_outlasts_a_restart() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let mut handling = commands.handle(vec![name()], "", 9).await.unwrap();
+    for id in ["cancelled", "expires"] {
+        let timeout = if id == "expires" { Duration::from_millis(50) } else { Duration::from_secs(60) };
+        let command = Command { timeout, ..command(id) };
+        commands.send(command, Duration::ZERO, &CancellationToken::new()).await.unwrap();
+        assert!(matches!(handling.next().await.unwrap(), Event::Delivery(_)));
+    }
+    assert!(commands.cancel("cancelled").await.unwrap().cancel_requested);
+    // As a crash leaves it: nothing is given back before everything stops.
+    commands.close().await;
+    drop(handling);
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let stop = CancellationToken::new();
+    for (id, ending) in [("cancelled", Ending::Cancelled), ("expires", Ending::Expired)] {
+        let view = commands.wait(id, Duration::from_secs(20), &stop).await.unwrap();
+        assert_eq!(view.state, State::Ended(ending));
+    }
+}
+
+#[tokio::test]
+async fn what_retention_took_before_its_end_expires_all_the_same() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    drop(commands.handle(vec![name()], "", 1).await.unwrap());
+    let short = Command { timeout: Duration::from_millis(300), ..command("a") };
+    commands.send(short, Duration::ZERO, &CancellationToken::new()).await.unwrap();
+    let topic = Name::internal("commands", &name());
+    engine.purge(&topic, crate::model::Start::Latest, crate::engine::Intent::Apply).await.unwrap();
+    let view = commands.wait("a", Duration::from_secs(20), &CancellationToken::new()).await.unwrap();
+    assert_eq!(view.state, State::Ended(Ending::Expired));
+    // Without the index, nothing tells of the command, and its id is free.
+    commands.close().await;
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    assert_eq!(commands.view("a", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_type_has_a_limit_and_figures() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let mut handling = commands.handle(vec![name()], "", 1).await.unwrap();
+    send(&commands, "a").await;
+    send(&commands, "b").await;
+    assert!(matches!(handling.next().await.unwrap(), Event::Delivery(_)));
+    let stats = &commands.stats()[0];
+    assert_eq!((&stats.name, stats.pending, stats.running), (&name(), 1, 1));
+    commands.cancel("b").await.unwrap();
+    let stats = &commands.stats()[0];
+    assert_eq!((stats.pending, stats.running), (0, 1));
+    assert_eq!(stats.ended[2], (Ending::Cancelled, 1));
+    let kind = commands.0.types.find(&name()).unwrap();
+    let unfinished = &kind.counts.unfinished;
+    let before = unfinished.swap(MAX_UNFINISHED_PER_TYPE as u64, std::sync::atomic::Ordering::Relaxed);
+    let refused = commands.send(command("c"), Duration::ZERO, &CancellationToken::new()).await.unwrap_err();
+    assert_eq!((refused.reason(), refused.retry_after().is_some()), ("TOO_MANY_COMMANDS", true));
+    unfinished.store(before, std::sync::atomic::Ordering::Relaxed);
+    send(&commands, "c").await;
+}
+
+#[test]
+fn outcomes_of_other_versions_are_passed_over() {
+    let unknown = crate::model::Envelope(Bytes::from_static(&[0xff]));
+    assert!(StoredOutcome::read(&unknown).is_none());
+    let empty = StoredOutcome::read(&crate::model::Envelope(Bytes::new())).unwrap();
+    assert!(empty.ending().is_none() && !empty.is_cancel_request());
+}

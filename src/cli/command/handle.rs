@@ -1,0 +1,315 @@
+//! `columba command handle`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request};
+
+use super::execution::state_name;
+use super::{Client, connect, is_json, program};
+use crate::cli::backoff::Backoff;
+use crate::cli::context::Context;
+use crate::cli::error::Error;
+use crate::cli::signals;
+use crate::model::limits::MAX_HANDLER_OUTSTANDING;
+use crate::proto::v1::complete_command_request::Outcome;
+use crate::proto::v1::handle_commands_response::Event;
+use crate::proto::v1::{
+    CommandDelivery, CommandState, CompleteCommandRequest, ExtendCommandRequest, HandleCommandsRequest,
+};
+
+/// How often the lease of a running program is extended: a third of it.
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// The longest wait that a leaving server can ask for.
+const LONGEST_GOAWAY: Duration = Duration::from_secs(30);
+
+/// Carry out commands with a program, one run for each
+///
+/// The payload is the program's standard input, and what it writes to standard output is the result. Exit
+/// status 0 means done. 75, and death by a signal, mean that another attempt may succeed: the command is
+/// tried again later, here or elsewhere, until its time is over. Any other status means that it failed for
+/// good. The end of standard error is the failure's message.
+///
+/// The program finds COLUMBA_COMMAND_ID, _TYPE, _KEY, _ATTEMPT, _CONTENT_TYPE and _CORRELATION_ID in its
+/// environment. It may be run more than once for the same command. When somebody cancels the command, it
+/// gets SIGTERM.
+///
+/// At Ctrl-C or SIGTERM, takes no more commands and ends when those that run are done.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  columba command handle account.deposit --exec ./deposit.sh
+  columba command handle mail.send sms.send --concurrency 8 --exec python3 -- notify.py --live
+
+Prints a line for each run: the command's id, its state and its attempts, separated by tabs.")]
+pub(in crate::cli) struct HandleArgs {
+    /// The types of commands to carry out
+    #[arg(required = true, value_name = "TYPE")]
+    types: Vec<String>,
+    /// The program
+    #[arg(long, required = true, value_name = "PROGRAM")]
+    exec: String,
+    /// Arguments for the program, after --
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<String>,
+    /// How many commands to carry out at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_HANDLER_OUTSTANDING)))]
+    concurrency: u32,
+    /// Stop after so many runs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// A name for this handler in the server's lists and logs
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    handler: String,
+}
+
+pub(super) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error> {
+    let stop = signals::stop()?;
+    let program = std::iter::once(args.exec).chain(args.arguments).collect();
+    let mut handler = Handler {
+        context,
+        client: connect(context).await?,
+        program,
+        request: HandleCommandsRequest {
+            types: args.types,
+            handler: args.handler,
+            max_outstanding: args.concurrency,
+        },
+        slots: Arc::new(Semaphore::new(args.concurrency as usize)),
+        left: args.count.unwrap_or(u64::MAX),
+        runs: JoinSet::new(),
+        cancels: HashMap::new(),
+        was_open: false,
+        backoff: Backoff::default(),
+        stop,
+    };
+    handler.follow().await
+}
+
+/// One that carries out commands, over as many connections as it takes.
+struct Handler<'a> {
+    context: &'a Context,
+    client: Client,
+    program: Arc<[String]>,
+    request: HandleCommandsRequest,
+    /// For as many runs as there may be at once.
+    slots: Arc<Semaphore>,
+    /// Runs to begin still.
+    left: u64,
+    runs: JoinSet<Ran>,
+    /// How to tell a run that its command is to be cancelled, by delivery.
+    cancels: HashMap<Bytes, CancellationToken>,
+    was_open: bool,
+    backoff: Backoff,
+    stop: CancellationToken,
+}
+
+/// How a connection ended without an error.
+enum End {
+    Done,
+    Goaway(Duration),
+}
+
+/// A run that is over.
+struct Ran {
+    delivery: CommandDelivery,
+    /// The state that it left the command in, or why nobody knows.
+    state: Result<CommandState, Error>,
+}
+
+impl Handler<'_> {
+    async fn follow(&mut self) -> Result<(), Error> {
+        loop {
+            let (why, wait) = match self.connection().await {
+                Ok(End::Done) => return Ok(()),
+                Ok(End::Goaway(wait)) => ("the server is going away".to_owned(), wait),
+                Err(error) if self.was_open && error.is_passing() => match self.backoff.next() {
+                    Some(wait) => (error.to_string(), wait),
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+            };
+            if self.is_over() {
+                return Ok(());
+            }
+            eprintln!("{why}; connecting again");
+            let again = Instant::now() + wait;
+            while Instant::now() < again && !self.is_over() {
+                tokio::select! {
+                    Some(ran) = self.runs.join_next() => self.ran(ran)?,
+                    () = tokio::time::sleep_until(again) => {}
+                }
+            }
+        }
+    }
+
+    /// Nothing runs, and nothing more is to.
+    fn is_over(&self) -> bool {
+        self.runs.is_empty() && (self.left == 0 || self.stop.is_cancelled())
+    }
+
+    async fn connection(&mut self) -> Result<End, Error> {
+        let opening = self.client.handle_commands(Request::new(self.request.clone()));
+        let opened = tokio::time::timeout(self.context.timeout, opening).await;
+        let mut events = opened
+            .map_err(|_| Error::Lost("the server did not open the stream in time".into()))??
+            .into_inner();
+        let stop = self.stop.clone();
+        loop {
+            // Until what runs is done the stream stays open: its end would give the leases back.
+            if self.is_over() {
+                return Ok(End::Done);
+            }
+            let event = tokio::select! {
+                biased;
+                Some(ran) = self.runs.join_next() => {
+                    self.ran(ran)?;
+                    continue;
+                }
+                () = stop.cancelled(), if self.left > 0 => {
+                    self.left = 0;
+                    continue;
+                }
+                event = events.message() => event?,
+            };
+            let Some(response) = event else {
+                return Err(Error::Lost("the server ended the stream".into()));
+            };
+            match response.event {
+                Some(Event::Started(_)) => self.was_open = true,
+                Some(Event::Delivery(delivery)) => {
+                    self.backoff.reset();
+                    self.begin(delivery);
+                }
+                Some(Event::CancelRequested(cancel)) => {
+                    if let Some(run) = self.cancels.get(&cancel.ack_id) {
+                        run.cancel();
+                    }
+                }
+                Some(Event::Heartbeat(_)) => self.backoff.reset(),
+                Some(Event::Goaway(goaway)) => {
+                    let wait = goaway.reconnect_after.and_then(|wait| Duration::try_from(wait).ok());
+                    return Ok(End::Goaway(wait.unwrap_or_default().min(LONGEST_GOAWAY)));
+                }
+                // An event of a later version.
+                None => {}
+            }
+        }
+    }
+
+    /// Begins a run. What comes after the last one is given back with the stream.
+    fn begin(&mut self, delivery: CommandDelivery) {
+        if self.left == 0 {
+            return;
+        }
+        self.left -= 1;
+        let cancel = CancellationToken::new();
+        self.cancels.insert(delivery.ack_id.clone(), cancel.clone());
+        let (client, program) = (self.client.clone(), Arc::clone(&self.program));
+        let (slots, timeout) = (Arc::clone(&self.slots), self.context.timeout);
+        self.runs.spawn(async move {
+            let abandon = CancellationToken::new();
+            let carry_out = async {
+                let _slot = slots.acquire_owned().await;
+                program::run(&program, &delivery, cancel.clone(), abandon.clone()).await
+            };
+            let outcome = tokio::select! {
+                outcome = carry_out => Ok(outcome),
+                // Dropping the run kills the program: its outcome would not count.
+                error = keep(client.clone(), &delivery, timeout, &cancel) => Err(error),
+            };
+            let state = match outcome {
+                Ok(outcome) => complete(client, &delivery, outcome, timeout).await,
+                Err(error) => Err(error),
+            };
+            Ran { delivery, state }
+        });
+    }
+
+    fn ran(&mut self, ran: Result<Ran, tokio::task::JoinError>) -> Result<(), Error> {
+        let Ran { delivery, state } = ran.map_err(|error| Error::Io(error.into()))?;
+        self.cancels.remove(&delivery.ack_id);
+        let command = delivery.command.as_ref();
+        let id = command.map_or("", |command| &command.id);
+        match state {
+            Ok(state) => {
+                let line = Line { id, state: state_name(state), attempt: delivery.attempt };
+                let text = format!("{id}\t{}\t{}", line.state, line.attempt);
+                self.context.format.sentence(&line, &text)?;
+            }
+            Err(error) if is_json(self.context.format) => eprintln!("{id}: {error}"),
+            Err(error) => eprintln!("command {id}: {error}"),
+        }
+        Ok(())
+    }
+}
+
+/// A run as JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    state: &'static str,
+    attempt: u32,
+}
+
+/// Keeps a lease; returns when it is lost.
+async fn keep(
+    mut client: Client,
+    delivery: &CommandDelivery,
+    timeout: Duration,
+    cancel: &CancellationToken,
+) -> Error {
+    loop {
+        sleep(EXTEND_EVERY).await;
+        let mut request = Request::new(ExtendCommandRequest { ack_id: delivery.ack_id.clone(), lease: None });
+        request.set_timeout(timeout);
+        match client.extend_command(request).await {
+            Ok(extended) if extended.get_ref().cancel_requested => cancel.cancel(),
+            Ok(_) => {}
+            Err(status) if matches!(status.code(), Code::Aborted | Code::FailedPrecondition) => {
+                return status.into();
+            }
+            // The next one may come through; if not, the completion tells.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Tells the server the outcome, as often as it takes: the same once more does nothing.
+async fn complete(
+    mut client: Client,
+    delivery: &CommandDelivery,
+    outcome: Outcome,
+    timeout: Duration,
+) -> Result<CommandState, Error> {
+    let message = CompleteCommandRequest {
+        ack_id: delivery.ack_id.clone(),
+        outcome: Some(outcome),
+        events: Vec::new(),
+    };
+    let mut backoff = Backoff::default();
+    loop {
+        let mut request = Request::new(message.clone());
+        request.set_timeout(timeout);
+        match client.complete_command(request).await {
+            Ok(completed) => {
+                let execution = super::some(completed.into_inner().execution)?;
+                return Ok(execution.state());
+            }
+            Err(status) => {
+                let error = Error::from(status);
+                match backoff.next().filter(|_| error.is_passing()) {
+                    Some(wait) => sleep(wait).await,
+                    None => return Err(error),
+                }
+            }
+        }
+    }
+}
