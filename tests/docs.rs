@@ -1,4 +1,4 @@
-//! The pages under docs/patterns: their commands work and print what they are said to print.
+//! The pages under docs/patterns, and docs/queries.md: their commands work and print what they are said to print.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
@@ -16,7 +16,7 @@ fn works(page: &str) {
         return;
     }
     let mut command = Command::new(root.join("scripts/try-docs.sh"));
-    command.arg(root.join("docs/patterns").join(page));
+    command.arg(root.join("docs").join(page));
     command.env("COLUMBA", env!("CARGO_BIN_EXE_columba")).env("GRPCURL", grpcurl);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -24,20 +24,25 @@ fn works(page: &str) {
 
 #[test]
 fn queue() {
-    works("queue.md");
+    works("patterns/queue.md");
 }
 
 #[test]
 fn publish_subscribe() {
-    works("publish-subscribe.md");
+    works("patterns/publish-subscribe.md");
 }
 
 #[test]
 fn reliable_messaging() {
-    works("reliable-messaging.md");
+    works("patterns/reliable-messaging.md");
 }
 
 #[test]
 fn command_query() {
-    works("command-query.md");
+    works("patterns/command-query.md");
+}
+
+#[test]
+fn queries() {
+    works("queries.md");
 }

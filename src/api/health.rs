@@ -8,12 +8,13 @@ use super::wire::{admin::admin_service_server, v1};
 
 /// Every service that clients may ask about; the empty name is the server as a whole. A service
 /// missing here would be `NOT_FOUND` to a health check.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "",
     v1::topic_service_server::SERVICE_NAME,
     v1::publisher_service_server::SERVICE_NAME,
     v1::subscription_service_server::SERVICE_NAME,
     v1::subscriber_service_server::SERVICE_NAME,
+    v1::query_service_server::SERVICE_NAME,
     v1::dead_letter_service_server::SERVICE_NAME,
     admin_service_server::SERVICE_NAME,
     "grpc.health.v1.Health",

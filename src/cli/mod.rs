@@ -9,13 +9,16 @@ mod dlq;
 mod edit;
 mod error;
 mod events;
+mod exec;
 mod explain;
+mod handlers;
 mod health;
 mod info;
 mod message;
 mod output;
 mod parse;
 mod publish;
+mod query;
 mod read;
 mod retention;
 pub mod serve;
@@ -75,9 +78,12 @@ enum Command {
     #[command(subcommand, visible_alias = "cmd")]
     Command(command::CommandCommand),
     #[command(subcommand)]
+    Query(query::QueryCommand),
+    #[command(subcommand)]
     Dlq(dlq::DlqCommand),
     Explain(explain::ExplainArgs),
     Consumers(consumers::ConsumersArgs),
+    Handlers(handlers::HandlersArgs),
     Events(events::EventsArgs),
     Health(health::HealthArgs),
     Info(info::InfoArgs),
@@ -111,9 +117,11 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Publish(args) => publish::run(args, context).await,
             Command::Subscribe(args) => subscribe::run(args, context).await,
             Command::Read(args) => read::run(args, context).await,
+            Command::Query(command) => query::run(command, context).await,
             Command::Dlq(command) => dlq::run(command, context).await,
             Command::Explain(args) => explain::run(args, context).await,
             Command::Consumers(args) => consumers::run(args, context).await,
+            Command::Handlers(args) => handlers::run(args, context).await,
             Command::Events(args) => events::run(args, context).await,
             Command::Info(args) => info::run(args, context).await,
             Command::Completion(args) => completion::run(&args),

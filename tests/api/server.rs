@@ -21,9 +21,10 @@ use tonic_types::StatusExt;
 
 use crate::common::{TestServer, assert_refused, publish, within};
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "columba.admin.v1.AdminService",
     "columba.v1.PublisherService",
+    "columba.v1.QueryService",
     "columba.v1.SubscriberService",
     "columba.v1.SubscriptionService",
     "columba.v1.TopicService",

@@ -379,6 +379,12 @@ impl State {
         }
     }
 
+    /// Whether nobody asks, and nothing is left of those who did.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.flights.waiters() == 0 && self.flights.bytes() == 0 && self.router.is_idle()
+    }
+
     fn drop_unwanted(&mut self, call: CallNo) -> Vec<Step> {
         if self.flights.is_wanted(call) {
             return Vec::new();

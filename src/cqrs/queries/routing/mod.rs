@@ -327,6 +327,13 @@ impl Router {
         steps
     }
 
+    /// Whether there is no call, and nothing that belongs to one.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let busy = self.handlers.values().any(|handler| !handler.outstanding.is_empty());
+        self.calls.is_empty() && self.deliveries.is_empty() && self.timers.is_empty() && !busy
+    }
+
     /// When there is something to do by the clock.
     pub(super) fn next_tick(&self) -> Option<Instant> {
         self.timers.first().map(|&(at, _)| at)
