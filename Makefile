@@ -19,7 +19,7 @@ figures: ## Measure, and write docs/benchmarks.md
 	mv target/benchmarks.md docs/benchmarks.md
 
 test: ## Run every test; fetches the tools they need into .tools
-	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate
 	cargo test --locked
 
 lint: ## Check formatting, lints, docs, dependencies and protos
@@ -31,4 +31,4 @@ lint: ## Check formatting, lints, docs, dependencies and protos
 	@if [ -x $(BUF) ]; then $(BUF) lint; fi
 
 tools: ## Fetch every tool into .tools
-	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime cargo-deny
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate cargo-deny
