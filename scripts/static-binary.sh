@@ -20,8 +20,10 @@ say() { echo "static-binary: $*"; }
 die() { say "$*" >&2; exit 1; }
 
 build() {
-  # With --target, the flags are not for build scripts and macros, which cannot be static.
-  RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
+  # With --target, the flags are not for build scripts and macros, which cannot be static. The crate getrandom
+  # looks its function up at run time, finds none in a static program, and would need /dev/urandom.
+  local flags='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+  RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
     cargo build --locked --profile "$profile" --target "$host" --bin columba
   say "built $binary, $(($(stat -c %s "$binary") / 1048576)) MiB"
 }
@@ -52,7 +54,7 @@ in_empty_root() {
     server=$!
     for _ in $(seq 600); do
       if grep ' serving ' "$1"; then return; fi
-      kill -0 "$server" || die "the server did not start"
+      kill -0 "$server" 2>/dev/null || die "the server did not start"
       sleep 0.1
     done
     die "the server did not start within a minute"
@@ -74,7 +76,7 @@ in_empty_root() {
 }
 
 check() {
-  local work tool
+  local tool
   for tool in unshare setpriv chroot ip mount; do
     command -v $tool >/dev/null || die "$tool is missing; install util-linux, coreutils and iproute2"
   done

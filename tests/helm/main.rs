@@ -123,7 +123,8 @@ fn what_selects_pods_selects_the_server_and_not_the_test() {
     assert!(selects(&peers[0]["podSelector"]["matchLabels"], test), "the test is let in: {peers}");
     let names: Vec<_> = services.iter().map(|service| &service["metadata"]["name"]).collect();
     assert!(names.contains(&&set["serviceName"]), "{names:?}");
-    assert!(names.iter().any(|name| objects.pods()[1]["containers"][0]["args"][1] == format!("--server={}:7171", name.as_str().unwrap())));
+    assert!(names.iter().any(|name| objects.pods()[1]["containers"][0]["args"][1]
+        == format!("--server={}:7171", name.as_str().unwrap())));
 }
 
 #[test]
@@ -181,7 +182,8 @@ fn only_the_namespace_is_let_in_unless_told_otherwise() {
 fn long_and_own_names_fit() {
     let Some(tools) = Tools::find() else { return };
     let long = "a".repeat(63);
-    let objects = tools.render(KUBERNETES[1], &good("default"), &["--set", &format!("fullnameOverride={long}")]);
+    let objects =
+        tools.render(KUBERNETES[1], &good("default"), &["--set", &format!("fullnameOverride={long}")]);
     let name = objects.one("StatefulSet")["metadata"]["name"].as_str().unwrap();
     // With a dash and a hash of ten it is a label, which takes 63.
     assert_eq!(name, "a".repeat(52));
