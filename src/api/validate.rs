@@ -191,11 +191,13 @@ impl Violations {
         if let Some(span) = span.filter(|span| allowed.contains(span)) {
             return Some(span);
         }
-        let description = format!(
-            "is {seconds} s and {nanos} ns; use {} to {}, and 0 to 999,999,999 ns",
-            humantime::format_duration(*allowed.start()),
-            humantime::format_duration(*allowed.end()),
-        );
+        let (least, most) = (span_text(*allowed.start()), span_text(*allowed.end()));
+        let description = match span {
+            Some(span) => format!("is {}; use {least} to {most}", span_text(span)),
+            None => {
+                format!("is {seconds} s and {nanos} ns; use {least} to {most}, with 0 to 999,999,999 ns")
+            }
+        };
         self.refuse(field, "INVALID_DURATION", description)
     }
 
@@ -295,6 +297,15 @@ impl Violations {
         }
         (self.count == before).then_some(known)
     }
+}
+
+/// A span in the units of the command line; whole days as such, since a year is no fixed time.
+fn span_text(span: Duration) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    if span.as_secs() >= DAY && span.as_secs().is_multiple_of(DAY) && span.subsec_nanos() == 0 {
+        return format!("{}d", span.as_secs() / DAY);
+    }
+    humantime::format_duration(span).to_string()
 }
 
 /// A point in time, to the microsecond above, or what is wrong with it. Times before 1970 mean 1970.

@@ -127,6 +127,11 @@ pub(super) fn durability(number: i32) -> &'static str {
     }
 }
 
+/// A number of messages, as text.
+pub(super) fn messages(count: u64) -> String {
+    format!("{count} message{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -441,7 +441,7 @@ struct ShownStats {
 impl ShownStats {
     fn fields(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("lag", format!("{} messages", self.backlog_messages)),
+            ("lag", output::messages(self.backlog_messages)),
             ("oldest unacked", self.oldest_unacked_age.clone().unwrap_or_default()),
             ("committed offset", self.committed_offset.to_string()),
             ("in flight", self.in_flight.to_string()),

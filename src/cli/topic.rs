@@ -176,7 +176,8 @@ async fn purge(args: PurgeArgs, context: &Context) -> Result<(), Error> {
         "topic": name, "purged_messages": messages, "first_offset": first, "dry_run": dry_run,
     });
     let went = if dry_run { "would go" } else { "went" };
-    let sentence = format!("topic {name}: {messages} messages {went}; the first one left is {first}");
+    let sentence =
+        format!("topic {name}: {} {went}; the first one left is {first}", output::messages(messages));
     Ok(context.format.sentence(&shown, &sentence)?)
 }
 

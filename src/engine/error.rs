@@ -203,8 +203,8 @@ pub enum Error {
     },
     /// The disk is nearly full.
     #[error(
-        "the disk is full: {available} bytes are free and {reserve} are kept in reserve; free some space, \
-         then publish again"
+        "the disk is full: {available} bytes are free, and storage.disk_reserve keeps {reserve}; free some \
+         space, then try again"
     )]
     DiskFull {
         /// Free bytes.

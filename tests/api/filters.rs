@@ -149,7 +149,7 @@ async fn an_expiry_is_kept_within_its_limits() {
         );
         assert_eq!(bad_fields(&status), ["subscription.idle_expiry"]);
         assert!(
-            status.get_details_bad_request().unwrap().field_violations[0].description.contains("1m to 1year")
+            status.get_details_bad_request().unwrap().field_violations[0].description.contains("1m to 366d")
         );
     }
     let created = create(&server, expiring(60, 0)).await.unwrap();

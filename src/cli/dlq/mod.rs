@@ -76,9 +76,10 @@ pub(super) struct RedriveArgs {
 
 /// Which letters.
 #[derive(Debug, Clone, clap::Args)]
+#[group(id = "letters", required = true, multiple = true, args = ["subscription", "topic"])]
 pub(super) struct SelectionArgs {
     /// The letters of this subscription
-    #[arg(long, value_name = "NAME", required_unless_present = "topic", conflicts_with = "topic")]
+    #[arg(long, value_name = "NAME", conflicts_with = "topic")]
     subscription: Option<String>,
     /// The letters on this dead-letter topic
     #[arg(long, value_name = "NAME")]

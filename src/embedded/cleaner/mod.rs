@@ -98,6 +98,7 @@ async fn retain(engine: &Arc<Shared>, clock: &mut SteadyClock) -> Result<()> {
         let rest = due.split_off(due.len().min(TRIMS_AT_ONCE));
         tell_of_losses(engine, &due);
         trim(&engine.log, due).await?;
+        engine.log.reader.segments().note_dropped();
         due = rest;
     }
     Ok(())

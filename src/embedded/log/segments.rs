@@ -88,7 +88,7 @@ pub(crate) struct Segments {
     damaged: RwLock<BTreeSet<u64>>,
     /// The length of the active one in bytes.
     active_bytes: AtomicU64,
-    /// Told when much was written.
+    /// Told when much was written or dropped.
     grown: Notify,
 }
 
@@ -165,7 +165,12 @@ impl Segments {
         }
     }
 
-    /// Resolves when much was written from now on.
+    /// Messages were dropped: what that leaves can be freed.
+    pub(crate) fn note_dropped(&self) {
+        self.grown.notify_waiters();
+    }
+
+    /// Resolves when much was written, or dropped, from now on.
     pub(crate) fn grown(self: &Arc<Self>) -> impl Future<Output = ()> + use<> {
         let segments = Arc::clone(self);
         async move { segments.grown.notified().await }
