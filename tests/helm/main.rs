@@ -238,12 +238,20 @@ fn the_chart_has_the_servers_settings() {
 
     let schema = fs::read(root().join("helm/columba/values.schema.json")).unwrap();
     let schema: Value = serde_json::from_slice(&schema).unwrap();
-    let sections = schema["properties"]["config"]["properties"].as_object().unwrap();
-    let known = sections.iter().flat_map(|(section, of)| {
-        let keys = of["properties"].as_object().unwrap().keys();
-        keys.map(move |key| format!("{section}.{key}"))
-    });
-    assert_eq!(known.collect::<BTreeSet<_>>(), keys);
+    let mut known = BTreeSet::new();
+    keys_of(&schema["properties"]["config"], "", &mut known);
+    assert_eq!(known, keys);
+}
+
+/// The keys of a table in a schema, those of its tables among them.
+fn keys_of(table: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    for (key, value) in table["properties"].as_object().unwrap() {
+        if value["properties"].is_object() {
+            keys_of(value, &format!("{prefix}{key}."), found);
+        } else {
+            found.insert(format!("{prefix}{key}"));
+        }
+    }
 }
 
 #[test]

@@ -1,15 +1,24 @@
 {{- /* The server's configuration file, and what its values mean in numbers. */ -}}
 
-{{- /* One table for each section. A number from YAML is a float, which would be written 10000.0, or 1e+06. */ -}}
 {{- define "columba.toml" -}}
-{{- range $section, $keys := .Values.config }}
-{{- if $keys }}
-[{{ $section }}]
-{{- range $key, $value := $keys }}
-{{- if not (kindIs "invalid" $value) }}
+{{- include "columba.tomlTable" (dict "name" "" "table" (.Values.config | default dict)) | trim -}}
+{{- end -}}
+
+{{- /* A table, and those in it after its own keys, as TOML wants it. A number from YAML is a float, which would be
+       written 10000.0, or 1e+06. Takes the table and its name. */ -}}
+{{- define "columba.tomlTable" -}}
+{{- $name := .name }}
+{{- if $name }}
+[{{ $name }}]
+{{- end }}
+{{- range $key, $value := .table }}
+{{- if not (or (kindIs "invalid" $value) (kindIs "map" $value)) }}
 {{ $key }} = {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
 {{- end }}
 {{- end }}
+{{- range $key, $value := .table }}
+{{- if kindIs "map" $value }}
+{{- include "columba.tomlTable" (dict "name" (printf "%s.%s" $name $key | trimPrefix ".") "table" $value) }}
 {{- end }}
 {{- end }}
 {{- end -}}
