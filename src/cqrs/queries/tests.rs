@@ -180,7 +180,7 @@ async fn a_storm_of_watchers_costs_a_call_for_each_question_and_storm() {
             revision.store(next, Ordering::Relaxed);
             queries.invalidate(&everything(), if next % 2 == 0 { 0 } else { next });
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let watchers = join_all((0..500).map(|number| watch(number % QUESTIONS)));
     within(async {
