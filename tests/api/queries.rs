@@ -5,8 +5,8 @@ use std::time::Duration;
 use columba::proto::admin::{HandlerKind, ListHandlersRequest};
 use columba::proto::v1::query_service_client::QueryServiceClient;
 use columba::proto::v1::{
-    AnswerQueryRequest, HandleQueriesRequest, HandleQueriesResponse, QueryDelivery, QueryFailure,
-    QueryRequest, QueryResponse, QueryResult, WatchQueryRequest, answer_query_request,
+    AnswerQueryRequest, CachePolicy, Gather, HandleQueriesRequest, HandleQueriesResponse, QueryDelivery,
+    QueryFailure, QueryRequest, QueryResponse, QueryResult, WatchQueryRequest, answer_query_request,
     handle_queries_response,
 };
 use columba::server::Options;
@@ -368,8 +368,8 @@ async fn all_that_is_wrong_is_named() {
         payload: vec![0; (1 << 20) + 1].into(),
         content_type: "c".repeat(256),
         timeout: Some(seconds(301)),
-        cache: Some(Default::default()),
-        gather: Some(Default::default()),
+        cache: Some(CachePolicy::default()),
+        gather: Some(Gather::default()),
         ..Default::default()
     };
     bad.attributes.insert(String::new(), "v".into());

@@ -54,11 +54,11 @@ impl QueryService for Queries {
         request: Request<v1::HandleQueriesRequest>,
     ) -> Result<Response<Self::HandleQueriesStream>, Status> {
         let request = request.into_inner();
-        let name = request.handler.clone();
-        let (types, max_outstanding) = check(|violations| read::handle(violations, request))?;
+        let (types, max_outstanding) = check(|violations| read::handle(violations, &request))?;
         self.check_running()?;
-        let handler = self.0.cqrs.queries.handle(&name, types, max_outstanding).map_err(Refusal::from)?;
-        tracing::debug!(handler = handler.id(), name, "query handler connected");
+        let handler =
+            self.0.cqrs.queries.handle(&request.handler, types, max_outstanding).map_err(Refusal::from)?;
+        tracing::debug!(handler = handler.id(), name = request.handler, "query handler connected");
         Ok(Response::new(Box::pin(feed::events(self.0.clone(), handle::Handling::new(handler)))))
     }
 

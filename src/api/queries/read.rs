@@ -30,7 +30,7 @@ pub(super) struct Asked {
 
 pub(super) fn query(violations: &mut Violations, request: v1::QueryRequest) -> Option<Asked> {
     let v1::QueryRequest { r#type, key, payload, content_type, attributes, .. } = request;
-    let parts = parts(violations, r#type, key, payload, content_type, attributes);
+    let parts = parts(violations, &r#type, key, payload, content_type, attributes);
     let timeout = timeout(violations, request.timeout);
     let gathers = request.gather.is_some();
     let gather = request.gather.and_then(|gather| max_answers(violations, gather.max_answers));
@@ -48,13 +48,11 @@ pub(super) fn query(violations: &mut Violations, request: v1::QueryRequest) -> O
 }
 
 fn max_answers(violations: &mut Violations, max: u32) -> Option<usize> {
-    match usize::try_from(max) {
-        Ok(max @ 1..=MAX_GATHERED_ANSWERS) => Some(max),
-        _ => {
-            let description = format!("is {max}; use 1 to {MAX_GATHERED_ANSWERS}");
-            violations.refuse("gather.max_answers", "OUT_OF_RANGE", description)
-        }
+    if let Ok(max @ 1..=MAX_GATHERED_ANSWERS) = usize::try_from(max) {
+        return Some(max);
     }
+    let description = format!("is {max}; use 1 to {MAX_GATHERED_ANSWERS}");
+    violations.refuse("gather.max_answers", "OUT_OF_RANGE", description)
 }
 
 fn cache_policy(violations: &mut Violations, cache: v1::CachePolicy) -> Option<CachePolicy> {
@@ -82,7 +80,7 @@ pub(super) fn watch(
     request: v1::WatchQueryRequest,
 ) -> Option<(Parts, Duration, u64)> {
     let v1::WatchQueryRequest { r#type, key, payload, content_type, attributes, .. } = request;
-    let parts = parts(violations, r#type, key, payload, content_type, attributes);
+    let parts = parts(violations, &r#type, key, payload, content_type, attributes);
     let timeout = timeout(violations, request.timeout);
     Some((parts?, timeout?, request.min_revision))
 }
@@ -92,7 +90,7 @@ pub(super) fn update(
     request: v1::PublishQueryUpdateRequest,
 ) -> Option<(Parts, Answer)> {
     let v1::PublishQueryUpdateRequest { r#type, key, payload, content_type, attributes, result } = request;
-    let parts = parts(violations, r#type, key, payload, content_type, attributes);
+    let parts = parts(violations, &r#type, key, payload, content_type, attributes);
     let result = violations.required("result", result);
     let result = result.and_then(|result| violations.within("result.", |part| self::result(part, result)));
     Some((parts?, result?))
@@ -111,7 +109,7 @@ pub(super) fn scope(violations: &mut Violations, request: v1::InvalidateQueriesR
 
 pub(super) fn handle(
     violations: &mut Violations,
-    request: v1::HandleQueriesRequest,
+    request: &v1::HandleQueriesRequest,
 ) -> Option<(Vec<Name>, u32)> {
     let types = types(violations, &request.types);
     let name = violations.text("handler", &request.handler, MAX_NAME_BYTES);
@@ -185,13 +183,13 @@ fn failure(violations: &mut Violations, failure: v1::QueryFailure) -> Option<Fai
 /// What makes a question.
 fn parts(
     violations: &mut Violations,
-    kind: String,
+    kind: &str,
     key: String,
     payload: Bytes,
     content_type: String,
     attributes: HashMap<String, String>,
 ) -> Option<Parts> {
-    let kind = violations.name("type", &kind);
+    let kind = violations.name("type", kind);
     let key_fits = violations.text("key", &key, MAX_KEY_BYTES);
     let content_type_fits = violations.text("content_type", &content_type, MAX_MESSAGE_LABEL_BYTES);
     let payload_fits = fits(violations, "payload", &payload, MAX_QUERY_BYTES);

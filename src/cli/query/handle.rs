@@ -34,6 +34,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// standard error as the reason; 75 says that asking again may help. Connects again when the server goes
 /// away.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "a help text, printed as it stands")]
 #[command(after_help = "Examples:
   columba query handle orders.total --exec ./total.sh
   columba query handle orders.total orders.count --exec ./orders.py --name eu --max-outstanding 4

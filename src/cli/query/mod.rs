@@ -85,11 +85,11 @@ impl Question {
 
 /// Data of the command line; `-` is standard input.
 async fn payload(data: String) -> Result<Bytes, Error> {
+    // More than the server takes is enough for it to say so.
+    const LIMIT: u64 = (8 << 20) + 1;
     if data != "-" {
         return Ok(data.into());
     }
-    // One byte more than the server takes is enough for it to say so.
-    const LIMIT: u64 = (8 << 20) + 1;
     let mut read = Vec::new();
     tokio::io::stdin().take(LIMIT).read_to_end(&mut read).await?;
     Ok(read.into())

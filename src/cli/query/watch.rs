@@ -144,7 +144,7 @@ fn print(answer: &QueryAnswer, format: Format) -> io::Result<()> {
 fn print_stale(stale: &QueryStale, format: Format) -> io::Result<()> {
     match format {
         Format::Text => {
-            eprintln!("the last answer is out of date, and there is no newer one: {}", stale.message)
+            eprintln!("the last answer is out of date, and there is no newer one: {}", stale.message);
         }
         Format::Json => {
             let value = json!({ "event": "stale", "reason": stale.reason, "message": stale.message });

@@ -120,7 +120,7 @@ impl Queries {
                 for (handler, ticket, receiver) in asked {
                     match ticket {
                         Ok(ticket) => {
-                            waiting.push((handler, Waiting { shared: shared(), ticket, receiver, deadline }))
+                            waiting.push((handler, Waiting { shared: shared(), ticket, receiver, deadline }));
                         }
                         Err(error) => _ = refused.get_or_insert(error),
                     }

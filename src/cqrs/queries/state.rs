@@ -228,7 +228,9 @@ impl State {
         let steps = self.router.join(no, name, types, max_outstanding);
         self.apply(steps, now);
         let seq = self.next_seq();
-        returned.iter().for_each(|kind| self.watched.stir(kind, seq));
+        for kind in &returned {
+            self.watched.stir(kind, seq);
+        }
         Ok((no, given))
     }
 
@@ -254,25 +256,25 @@ impl State {
         self.ends.note(delivery, Over::Answered);
         let name = self.router.handler_name(handler).cloned().unwrap_or_default();
         match outcome {
-            Ok(answer) => self.answered(call, Answer { handler: name, ..answer }, handler, now),
+            Ok(answer) => self.answered(call, &Answer { handler: name, ..answer }, handler, now),
             Err(failure) => self.failed(call, Failure { handler: name, ..failure }, handler, now),
         }
         self.apply(steps, now);
         Ok(())
     }
 
-    fn answered(&mut self, call: CallNo, answer: Answer, handler: HandlerNo, now: Instant) {
+    fn answered(&mut self, call: CallNo, answer: &Answer, handler: HandlerNo, now: Instant) {
         if let Some(seat) = self.seats.get(&handler) {
             seat.tally.answered();
         }
-        let Some(done) = self.flights.answer(call, &answer) else { return };
+        let Some(done) = self.flights.answer(call, answer) else { return };
         if done.keep {
             self.cache.put(&done.question, answer.clone(), done.begun, &self.cuts, now);
         }
         if !self.cuts.cut(&done.question, done.begun, answer.revision) {
-            self.watched.offer(&done.question, &answer, done.begun);
+            self.watched.offer(&done.question, answer, done.begun);
         }
-        self.reply(done.replies);
+        send(done.replies);
         if let Some(pause) = done.again {
             self.counters.retried += 1;
             self.router.pause(call, now + pause);
@@ -287,16 +289,9 @@ impl State {
             seat.tally.failed();
         }
         let replies = self.flights.fail(call, &Error::Failed(Arc::new(failure)));
-        self.reply(replies);
+        send(replies);
         let steps = self.router.finish(call);
         self.apply(steps, now);
-    }
-
-    /// Somebody who has gone gets nothing, and misses nothing.
-    fn reply(&mut self, replies: Replies<Reply>) {
-        for (reply, result) in replies {
-            let _ = reply.send(result);
-        }
     }
 
     /// A newer answer comes without having been asked for. How many watchers it is for, and whether it is
@@ -373,7 +368,7 @@ impl State {
                     _ => Error::HandlersLost(kind),
                 };
                 let replies = self.flights.fail(call, &error);
-                self.reply(replies);
+                send(replies);
                 Vec::new()
             }
         }
@@ -391,5 +386,12 @@ impl State {
         }
         self.flights.forget(call);
         self.router.finish(call)
+    }
+}
+
+/// Somebody who has gone gets nothing, and misses nothing.
+fn send(replies: Replies<Reply>) {
+    for (reply, result) in replies {
+        let _ = reply.send(result);
     }
 }

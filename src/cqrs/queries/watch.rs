@@ -40,6 +40,8 @@ pub(crate) struct Watcher {
     known: Receiver<Snapshot>,
     asking_at_once: Arc<Semaphore>,
     asking: Option<BoxFuture<'static, Result<(), Error>>>,
+    /// Why it asks: the beginning of the staleness, if that is why.
+    asked_for: Option<u64>,
     /// Has had its first answer.
     primed: bool,
     /// The version of the answer that was shown last.
@@ -63,6 +65,7 @@ impl Queries {
             known,
             asking_at_once,
             asking: None,
+            asked_for: None,
             primed: false,
             shown: 0,
             told: None,
@@ -109,6 +112,7 @@ impl Watcher {
         if !needed {
             (self.asking, self.pause, self.failures) = (None, None, 0);
         } else if self.asking.is_none() && self.pause.is_none() {
+            self.asked_for = known.stale.map(|stale| stale.since);
             self.asking = Some(self.ask(known.stale));
         }
     }
@@ -140,8 +144,10 @@ impl Watcher {
         match result {
             Ok(()) => {
                 self.primed = true;
-                // An answer that was out of date before it came is asked for again, but not in a rush.
-                self.pause = stale.is_some().then(|| self.next_pause());
+                // What was declared out of date meanwhile is asked for again at once; an answer that would
+                // not do, not in a rush.
+                let would_not_do = stale.is_some_and(|stale| Some(stale.since) == self.asked_for);
+                self.pause = would_not_do.then(|| self.next_pause());
                 Ok(None)
             }
             Err(error) if !self.primed || nothing => Err(error),
