@@ -13,6 +13,7 @@ mod execution;
 mod following;
 mod handling;
 mod index;
+mod indexing;
 mod lines;
 mod live;
 mod lookup;
