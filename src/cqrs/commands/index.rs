@@ -166,6 +166,7 @@ pub(crate) struct Listing {
     /// Only those accepted before then.
     pub(crate) until: Option<Timestamp>,
     /// Only those that have ended like this, or not at all.
+    #[expect(clippy::option_option, reason = "any state, not ended, or ended like this")]
     pub(crate) ending: Option<Option<Ending>>,
     /// From this place on: a type, and a place in its topic.
     pub(crate) from: Option<(Name, Offset)>,
