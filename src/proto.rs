@@ -6,14 +6,14 @@
 /// The package `columba`.
 pub mod columba {
     /// The package `columba.v1`.
-    #[allow(clippy::pedantic, missing_docs, reason = "generated code")]
+    #[allow(clippy::pedantic, clippy::large_enum_variant, missing_docs, reason = "generated code")]
     pub mod v1 {
         tonic::include_proto!("client/columba.v1");
     }
     /// The package `columba.admin`.
     pub mod admin {
         /// The package `columba.admin.v1`.
-        #[allow(clippy::pedantic, missing_docs, reason = "generated code")]
+        #[allow(clippy::pedantic, clippy::large_enum_variant, missing_docs, reason = "generated code")]
         pub mod v1 {
             tonic::include_proto!("client/columba.admin.v1");
         }

@@ -9,14 +9,20 @@
 /// The package `columba`.
 pub mod columba {
     /// The package `columba.v1`.
-    #[allow(clippy::pedantic, missing_docs, dead_code, reason = "generated code")]
+    #[allow(clippy::pedantic, clippy::large_enum_variant, missing_docs, dead_code, reason = "generated code")]
     pub mod v1 {
         tonic::include_proto!("server/columba.v1");
     }
     /// The package `columba.admin`.
     pub mod admin {
         /// The package `columba.admin.v1`.
-        #[allow(clippy::pedantic, missing_docs, dead_code, reason = "generated code")]
+        #[allow(
+            clippy::pedantic,
+            clippy::large_enum_variant,
+            missing_docs,
+            dead_code,
+            reason = "generated code"
+        )]
         pub mod v1 {
             tonic::include_proto!("server/columba.admin.v1");
         }

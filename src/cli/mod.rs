@@ -75,8 +75,8 @@ enum Command {
     Publish(publish::PublishArgs),
     Subscribe(subscribe::SubscribeArgs),
     Read(read::ReadArgs),
-    #[command(subcommand, visible_alias = "cmd")]
-    Command(command::CommandCommand),
+    #[command(name = "command", subcommand, visible_alias = "cmd")]
+    OfCommands(command::CommandCommand),
     #[command(subcommand)]
     Query(query::QueryCommand),
     #[command(subcommand)]
@@ -111,7 +111,7 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
         match command {
             Command::Serve(_) => unreachable!("serve builds its own runtime"),
             Command::Health(args) => return health::run(&args, context).await,
-            Command::Command(command) => return command::run(command, context).await,
+            Command::OfCommands(command) => return command::run(command, context).await,
             Command::Topic(command) => topic::run(command, context).await,
             Command::Subscription(command) => subscription::run(command, context).await,
             Command::Publish(args) => publish::run(args, context).await,

@@ -17,6 +17,9 @@ use crate::model::limits::{
 };
 use crate::model::{Envelope, Name};
 
+/// What to publish with an outcome, by topic.
+type Events = Vec<(Name, Vec<Envelope>)>;
+
 /// A command as a sender gives it.
 pub(super) fn command(violations: &mut Violations, command: v1::Command) -> Option<Command> {
     let before = violations.count;
@@ -95,7 +98,7 @@ pub(super) fn types(violations: &mut Violations, types: &[String], limit: usize)
 pub(super) fn completion(
     violations: &mut Violations,
     request: v1::CompleteCommandRequest,
-) -> Option<(Bytes, Completion, Vec<(Name, Vec<Envelope>)>)> {
+) -> Option<(Bytes, Completion, Events)> {
     let v1::CompleteCommandRequest { ack_id, outcome, events } = request;
     if ack_id.is_empty() {
         violations.add("ack_id", "REQUIRED", "is required; give the ack_id of a delivery");
@@ -129,7 +132,7 @@ fn failure(violations: &mut Violations, failure: v1::CommandFailure) -> Option<C
     short.map(|()| Completion::Failure(Failure { code, message, retryable }))
 }
 
-fn events(violations: &mut Violations, events: Vec<v1::CommandEvents>) -> Option<Vec<(Name, Vec<Envelope>)>> {
+fn events(violations: &mut Violations, events: Vec<v1::CommandEvents>) -> Option<Events> {
     if events.len() > MAX_COMPLETION_TOPICS {
         let description =
             format!("has {} entries; at most {MAX_COMPLETION_TOPICS} are allowed", events.len());

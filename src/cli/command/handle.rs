@@ -37,8 +37,8 @@ const LONGEST_GOAWAY: Duration = Duration::from_secs(30);
 /// tried again later, here or elsewhere, until its time is over. Any other status means that it failed for
 /// good. The end of standard error is the failure's message.
 ///
-/// The program finds COLUMBA_COMMAND_ID, _TYPE, _KEY, _ATTEMPT, _CONTENT_TYPE and _CORRELATION_ID in its
-/// environment. It may be run more than once for the same command. When somebody cancels the command, it
+/// The program finds the command's id, type, key, attempt, content type and correlation id in its
+/// environment, as `COLUMBA_COMMAND_ID`, `COLUMBA_COMMAND_CONTENT_TYPE` and so on. It may be run more than once for the same command. When somebody cancels the command, it
 /// gets SIGTERM.
 ///
 /// At Ctrl-C or SIGTERM, takes no more commands and ends when those that run are done.

@@ -46,12 +46,12 @@ async fn try_run(
         drop(input.write_all(&payload).await);
     };
     let all = async {
-        let (_, result, message, status) =
+        let ((), result, message, status) =
             tokio::join!(feed, head(output), tail(errors), wait(&mut child, cancel, abandon));
         (result, message, status)
     };
     let (result, message, status) = all.await;
-    Ok(outcome(status?, result?, message?, cancel.is_cancelled()))
+    Ok(outcome(status?, result?, &message?, cancel.is_cancelled()))
 }
 
 fn spawn(program: &[String], delivery: &CommandDelivery) -> std::io::Result<Child> {
@@ -123,8 +123,8 @@ async fn tail(mut from: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
 }
 
 /// What the end of a program means.
-fn outcome(status: ExitStatus, result: Vec<u8>, message: Vec<u8>, cancelled: bool) -> Outcome {
-    let mut message = String::from_utf8_lossy(&message).trim().to_owned();
+fn outcome(status: ExitStatus, result: Vec<u8>, message: &[u8], cancelled: bool) -> Outcome {
+    let mut message = String::from_utf8_lossy(message).trim().to_owned();
     // A character that stands for bad bytes is longer than them.
     let beyond = message.len().saturating_sub(MAX_FAILURE_MESSAGE_BYTES);
     let from = (beyond..=message.len()).find(|&at| message.is_char_boundary(at)).unwrap_or(message.len());

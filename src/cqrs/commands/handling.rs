@@ -67,7 +67,7 @@ impl Holder {
     /// It does not hold this delivery any more: the command has ended, or was given back.
     pub(super) fn let_go(&self, id: &str, ack: &[u8], ended: bool) {
         let mut held = self.held();
-        if !held.commands.get(id).is_some_and(|holding| holding.ack == ack) {
+        if held.commands.get(id).is_none_or(|holding| holding.ack != ack) {
             return;
         }
         held.cancelled.remove(id);
@@ -256,9 +256,8 @@ impl Handling {
         // It has waited on its lease; one that is lost comes again.
         let extend = Settlement::Extend { deadline: Some(COMMAND_LEASE) };
         let extended = self.inner.engine.settle(&kind.commands, vec![next.ack_id.clone()], extend).await?;
-        if !extended.failures.is_empty() {
-            self.holder.held().freed.push((line.clone(), id, true));
-        } else if !self.take(&kind, Some(line.clone()), next) {
+        let is_lost = !extended.failures.is_empty();
+        if is_lost || !self.take(&kind, Some(line.clone()), next) {
             self.holder.held().freed.push((line.clone(), id, true));
         }
         Ok(())

@@ -1,12 +1,13 @@
 //! The index of executions: by id, by type, by end. Derived from the topics of commands and outcomes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use prost::Message as _;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 
 use super::execution::{Ended, Ending};
+use super::indexing::Batch;
 use super::record::{Fingerprint, StoredCommand, StoredOutcome};
 use crate::cqrs::store::{Result, Store};
 use crate::model::limits::MAX_COMMANDS_SCANNED;
@@ -20,13 +21,13 @@ const CACHE_BYTES: usize = 64 << 20;
 const SHOWN_MESSAGE_BYTES: usize = 256;
 
 /// Executions, by id.
-const EXECUTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("executions");
+pub(super) const EXECUTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("executions");
 /// Ids, by type and place in the topic of its commands.
-const BY_TYPE: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("by-type");
+pub(super) const BY_TYPE: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("by-type");
 /// Ids of commands that have not ended.
-const UNFINISHED: TableDefinition<'_, &str, ()> = TableDefinition::new("unfinished");
+pub(super) const UNFINISHED: TableDefinition<'_, &str, ()> = TableDefinition::new("unfinished");
 /// Ids, by the time of the end in microseconds.
-const BY_END: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("by-end");
+pub(super) const BY_END: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("by-end");
 /// The offset to go on from, by topic.
 const POSITIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("positions");
 
@@ -42,7 +43,7 @@ pub(super) struct Row {
     #[prost(string, tag = "4")]
     pub(super) key: String,
     #[prost(uint64, tag = "5")]
-    accepted_micros: u64,
+    pub(super) accepted_micros: u64,
     #[prost(uint64, tag = "6")]
     expires_micros: u64,
     #[prost(bytes = "vec", tag = "7")]
@@ -50,11 +51,11 @@ pub(super) struct Row {
     #[prost(bool, tag = "8")]
     pub(super) cancel_requested: bool,
     #[prost(uint32, tag = "9")]
-    ending: u32,
+    pub(super) ending: u32,
     #[prost(uint64, tag = "10")]
-    outcome: Offset,
+    pub(super) outcome: Offset,
     #[prost(uint64, tag = "11")]
-    ended_micros: u64,
+    pub(super) ended_micros: u64,
     #[prost(uint32, tag = "12")]
     pub(super) attempts: u32,
     #[prost(string, tag = "13")]
@@ -96,7 +97,7 @@ impl Row {
         Some(Ended { ending, outcome: self.outcome, time: Timestamp(self.ended_micros) })
     }
 
-    fn read(bytes: &[u8]) -> Self {
+    pub(super) fn read(bytes: &[u8]) -> Self {
         // Pages have checksums, and this process or one before it wrote the row.
         Self::decode(bytes).unwrap_or_default()
     }
@@ -117,16 +118,16 @@ pub(super) enum Told {
 #[derive(Debug)]
 pub(super) struct Of {
     pub(super) id: String,
-    kind: Name,
-    offset: Offset,
+    pub(super) kind: Name,
+    pub(super) offset: Offset,
 }
 
 /// How a command ended.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) ended: Ended,
-    attempts: u32,
-    failure: Option<(String, String)>,
+    pub(super) attempts: u32,
+    pub(super) failure: Option<(String, String)>,
 }
 
 impl Told {
@@ -165,6 +166,7 @@ pub(crate) struct Listing {
     /// Only those accepted before then.
     pub(crate) until: Option<Timestamp>,
     /// Only those that have ended like this, or not at all.
+    #[expect(clippy::option_option, reason = "any state, not ended, or ended like this")]
     pub(crate) ending: Option<Option<Ending>>,
     /// From this place on: a type, and a place in its topic.
     pub(crate) from: Option<(Name, Offset)>,
@@ -325,108 +327,5 @@ impl Index {
             Ok(listed)
         };
         self.store.read(read).await
-    }
-}
-
-/// Rows on their way into the index. A command and its outcome often come together, and are written once.
-struct Batch<'t> {
-    executions: Table<'t, &'static str, &'static [u8]>,
-    by_type: Table<'t, (&'static str, u64), &'static str>,
-    unfinished: Table<'t, &'static str, ()>,
-    by_end: Table<'t, (u64, &'static str), ()>,
-    changed: HashMap<String, Changed>,
-}
-
-struct Changed {
-    row: Row,
-    /// It is in the tables already.
-    known: bool,
-}
-
-impl<'t> Batch<'t> {
-    fn open(transaction: &'t WriteTransaction) -> Result<Self> {
-        Ok(Self {
-            executions: transaction.open_table(EXECUTIONS)?,
-            by_type: transaction.open_table(BY_TYPE)?,
-            unfinished: transaction.open_table(UNFINISHED)?,
-            by_end: transaction.open_table(BY_END)?,
-            changed: HashMap::new(),
-        })
-    }
-
-    fn take(&mut self, told: Told) -> Result<()> {
-        match told {
-            Told::Command(row) => self.command(*row),
-            Told::CancelRequested(of) => self.change(&of, |row| row.cancel_requested = true),
-            Told::Ended(of, end) => self.change(&of, |row| {
-                row.ending = end.ended.ending.number();
-                row.outcome = end.ended.outcome;
-                row.ended_micros = end.ended.time.0;
-                row.attempts = end.attempts;
-                (row.failure_code, row.failure_message) = end.failure.unwrap_or_default();
-            }),
-        }
-    }
-
-    fn command(&mut self, row: Row) -> Result<()> {
-        if let Some(other) = self.find(&row.id)? {
-            // The same once more, or the id was used again after it had been forgotten.
-            let is_later = other.accepted_micros < row.accepted_micros
-                && (&other.kind, other.offset) != (&row.kind, row.offset);
-            if !is_later {
-                return Ok(());
-            }
-            self.remove(&other)?;
-        }
-        self.changed.insert(row.id.clone(), Changed { row, known: false });
-        Ok(())
-    }
-
-    fn find(&self, id: &str) -> Result<Option<Row>> {
-        match self.changed.get(id) {
-            Some(changed) => Ok(Some(changed.row.clone())),
-            None => Ok(self.executions.get(id)?.map(|row| Row::read(row.value()))),
-        }
-    }
-
-    fn remove(&mut self, row: &Row) -> Result<()> {
-        let id = row.id.as_str();
-        self.changed.remove(id);
-        self.executions.remove(id)?;
-        self.by_type.remove((row.kind.as_str(), row.offset))?;
-        self.unfinished.remove(id)?;
-        self.by_end.remove((row.ended_micros, id))?;
-        Ok(())
-    }
-
-    /// Changes what has not ended. What is told of a forgotten command is of no interest.
-    fn change(&mut self, of: &Of, change: impl FnOnce(&mut Row)) -> Result<()> {
-        let known = !self.changed.contains_key(&of.id);
-        let Some(mut row) = self.find(&of.id)? else { return Ok(()) };
-        if (row.kind.as_str(), row.offset) != (of.kind.as_str(), of.offset) || row.ended().is_some() {
-            return Ok(());
-        }
-        change(&mut row);
-        let known = known || self.changed.get(&of.id).is_some_and(|changed| changed.known);
-        self.changed.insert(of.id.clone(), Changed { row, known });
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<()> {
-        for (id, Changed { row, known }) in std::mem::take(&mut self.changed) {
-            let id = id.as_str();
-            self.executions.insert(id, row.encode_to_vec().as_slice())?;
-            if !known {
-                self.by_type.insert((row.kind.as_str(), row.offset), id)?;
-            }
-            match row.ended() {
-                None => _ = self.unfinished.insert(id, ())?,
-                Some(ended) => {
-                    self.unfinished.remove(id)?;
-                    self.by_end.insert((ended.time.0, id), ())?;
-                }
-            }
-        }
-        Ok(())
     }
 }

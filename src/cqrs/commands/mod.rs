@@ -13,6 +13,7 @@ mod execution;
 mod following;
 mod handling;
 mod index;
+mod indexing;
 mod lines;
 mod live;
 mod lookup;
@@ -272,6 +273,7 @@ impl Inner {
 }
 
 /// The index cannot be used at all.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unusable(error: store::Error) -> engine::Error {
     engine::Error::Disk { reason: error.to_string() }
 }
