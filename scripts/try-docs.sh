@@ -3,7 +3,7 @@
 # its own; a ```text block right after one is what it is said to print. What differs from run to run, such as
 # times, is left out of the comparison.
 #
-#   scripts/try-docs.sh [PAGE...]      docs/queries.md and all of docs/patterns unless pages are given
+#   scripts/try-docs.sh [PAGE...]      docs/queries.md, docs/key-values.md and all of docs/patterns unless pages are given
 #
 # COLUMBA and GRPCURL name the programs; KEEP a directory for the outputs.
 set -euo pipefail
@@ -76,7 +76,7 @@ try() {
   return "$failed"
 }
 
-[ $# -gt 0 ] || set -- "$root"/docs/queries.md "$root"/docs/patterns/*.md
+[ $# -gt 0 ] || set -- "$root"/docs/{queries,key-values}.md "$root"/docs/patterns/*.md
 status=0
 for page in "$@"; do try "$page" || status=1; done
 exit "$status"

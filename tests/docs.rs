@@ -1,4 +1,5 @@
-//! The pages under docs/patterns, and docs/queries.md: their commands work and print what they are said to print.
+//! The pages under docs/patterns, docs/queries.md and docs/key-values.md: their commands work and print what
+//! they are said to print.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
@@ -45,4 +46,9 @@ fn command_query() {
 #[test]
 fn queries() {
     works("queries.md");
+}
+
+#[test]
+fn key_values() {
+    works("key-values.md");
 }

@@ -14,6 +14,7 @@ mod explain;
 mod handlers;
 mod health;
 mod info;
+mod kv;
 mod message;
 mod output;
 mod parse;
@@ -46,7 +47,7 @@ Exit status:
   0  done (health: serving)
   1  failed (health: not serving; command: it ended otherwise than SUCCEEDED)
   2  wrong usage
-  3  no such topic, subscription or service
+  3  no such topic, subscription, bucket, entry or service
   4  the server cannot be reached, or is going away
   5  exists already, with other settings
 
@@ -81,6 +82,8 @@ enum Command {
     Query(query::QueryCommand),
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    #[command(subcommand)]
+    Kv(kv::KvCommand),
     Explain(explain::ExplainArgs),
     Consumers(consumers::ConsumersArgs),
     Handlers(handlers::HandlersArgs),
@@ -119,6 +122,7 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Read(args) => read::run(args, context).await,
             Command::Query(command) => query::run(command, context).await,
             Command::Dlq(command) => dlq::run(command, context).await,
+            Command::Kv(command) => kv::run(command, context).await,
             Command::Explain(args) => explain::run(args, context).await,
             Command::Consumers(args) => consumers::run(args, context).await,
             Command::Handlers(args) => handlers::run(args, context).await,

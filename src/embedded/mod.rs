@@ -149,7 +149,7 @@ async fn to_its_end<T: Send + 'static>(
 fn page<'a, T>(map: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item = &'a T> {
     let after = page.after.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
     let entries = map.range::<Name, _>((after, std::ops::Bound::Unbounded));
-    let matches = |name: &Name| page.takes(name);
+    let matches = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
     entries.filter(move |(name, _)| matches(name)).map(|(_, value)| value)
 }
 

@@ -70,16 +70,8 @@ pub struct Page {
     pub after: Option<Name>,
     /// At most so many entries.
     pub limit: usize,
-    /// Only names that match; without a pattern, none that are the server's own ([`Name::is_internal`]).
+    /// Only names that match.
     pub pattern: Option<Pattern>,
-}
-
-impl Page {
-    /// Whether a name may be on it, as far as the pattern goes.
-    #[must_use]
-    pub fn takes(&self, name: &Name) -> bool {
-        self.pattern.as_ref().map_or(!name.is_internal(), |pattern| pattern.matches(name))
-    }
 }
 
 /// How much one read may return. One message is always allowed, whatever its size.

@@ -122,18 +122,9 @@ impl Pattern {
         Ok(Self(text.into()))
     }
 
-    /// Whether it is for names that the server itself keeps; no other pattern covers those.
-    #[must_use]
-    pub fn is_internal(&self) -> bool {
-        self.0.starts_with('_')
-    }
-
     /// Whether the pattern covers this name.
     #[must_use]
     pub fn matches(&self, name: &Name) -> bool {
-        if name.is_internal() && !self.is_internal() {
-            return false;
-        }
         let mut parts = name.as_str().split('.');
         for pattern in self.0.split('.') {
             match (pattern, parts.next()) {
@@ -214,11 +205,6 @@ mod tests {
         assert!(matches(">", "orders"));
         assert!(matches("orders", "orders"));
         assert!(!matches("*", "orders.eu"));
-        let own = Name::internal("kv", &Name::parse("orders").unwrap());
-        assert!(
-            !Pattern::parse(">").unwrap().matches(&own) && !Pattern::parse("*.orders").unwrap().matches(&own)
-        );
-        assert!(Pattern::parse("_kv.>").unwrap().matches(&own));
         assert!(Pattern::parse("a.>.b").is_err());
         assert!(Pattern::parse("a*").is_err());
     }

@@ -86,7 +86,10 @@ impl Bucket {
     }
 
     async fn last(&self, revision: Offset) -> Result<Last> {
-        let limit = ReadLimit { messages: 1, bytes: 0 };
+        if revision == 0 {
+            return Ok(Last::Gone);
+        }
+        let limit = ReadLimit { messages: 1, bytes: 1 };
         let read_back = self.engine.read(&self.topic, Start::Offset(revision), limit).await;
         let messages = read_back.map_err(|error| self.error(error))?;
         let Some(message) = messages.into_iter().find(|message| message.offset == revision) else {

@@ -381,7 +381,7 @@ fn given_up(letter: DeadLetter, place: Option<(Name, Offset)>) -> Advisory {
 /// The part of a list after the page's start that matches its pattern.
 fn entries<'a, T>(all: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item = &'a T> {
     let from = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let matching = |name: &Name| page.takes(name);
+    let matching = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
     all.range::<Name, _>((from, Bound::Unbounded)).filter(move |(name, _)| matching(name)).map(|(_, it)| it)
 }
 
