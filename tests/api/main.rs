@@ -12,6 +12,7 @@ mod dead_letters;
 mod duplicates;
 mod failing;
 mod filters;
+mod patterns;
 mod publish;
 mod raw;
 mod server;
