@@ -23,13 +23,9 @@ const AT_ONCE: u32 = 32;
 /// Works until it is killed, or the server ends.
 pub(crate) async fn run(address: &str, name: &str) -> Result<(), Error> {
     let channel = connect(address).await?;
-    let handle = HandleCommandsRequest {
-        types: vec![RECORD.into()],
-        handler: name.into(),
-        max_outstanding: AT_ONCE,
-    };
-    let mut commands =
-        CommandServiceClient::new(channel.clone()).handle_commands(handle).await?.into_inner();
+    let handle =
+        HandleCommandsRequest { types: vec![RECORD.into()], handler: name.into(), max_outstanding: AT_ONCE };
+    let mut commands = CommandServiceClient::new(channel.clone()).handle_commands(handle).await?.into_inner();
     let handle = HandleQueriesRequest {
         types: vec![WORST_DELAYS.into()],
         handler: name.into(),

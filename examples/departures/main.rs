@@ -171,7 +171,8 @@ async fn run(csv: &Path, columba: PathBuf) -> Result<bool, Error> {
         return Err("nobody asked".into());
     }
     asking.abort();
-    let live = tokio::time::timeout(PATIENCE, live).await.map_err(|_| "the watch never came to the end")???;
+    let live =
+        tokio::time::timeout(PATIENCE, live).await.map_err(|_| "the watch never came to the end")???;
     let outcomes = *reached.borrow();
     println!(
         "{total} commands in {seconds:.1} s, and {} queries; the live list changed {} times\n",
@@ -301,7 +302,10 @@ async fn report(
     );
     let checks = [
         ("carriers whose five worst delays differ", different),
-        ("flights that left without a command that succeeded", left.len().abs_diff(outcomes.succeeded) as u64),
+        (
+            "flights that left without a command that succeeded",
+            left.len().abs_diff(outcomes.succeeded) as u64,
+        ),
         ("commands without an outcome of these two", outcomes.otherwise as u64),
         ("flights that left without exactly one event", (left.len() - once) as u64),
         ("events of other flights", events.len().abs_diff(left.len()) as u64),

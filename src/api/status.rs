@@ -320,6 +320,17 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             };
             (Detail::BadRequest(vec![violation.into()]), vec![("topic", topic.to_string())])
         }
+        E::PatternOffset(pattern) => {
+            let violation = Violation {
+                field: "position.offset".into(),
+                reason: error.reason(),
+                description: error.to_string(),
+            };
+            (Detail::BadRequest(vec![violation.into()]), vec![("pattern", pattern.to_string())])
+        }
+        E::PatternFull { pattern, .. } => {
+            (Detail::Quota { subject: "topics of a pattern".into() }, vec![("pattern", pattern.to_string())])
+        }
         E::DeadLetterLoop(topic) | E::DeadLetterCompacted(topic) => {
             let violation = Violation {
                 field: "subscription.retry.dead_letter_topic".into(),

@@ -55,8 +55,9 @@ fn read(violations: &mut Violations, request: SubscribeRequest) -> Option<(Targe
     let target = match request.target {
         Some(WireTarget::Subscription(name)) => violations.name("subscription", &name).map(Target::Durable),
         Some(WireTarget::Ephemeral(ephemeral)) => {
-            let topic = violations.name("ephemeral.topic", &ephemeral.topic);
-            let start = violations.start("ephemeral.start", ephemeral.start, Start::Latest);
+            let topic = violations.topics("ephemeral.topic", &ephemeral.topic);
+            let start =
+                violations.start_in("ephemeral.start", ephemeral.start, Start::Latest, topic.as_ref());
             let filter = violations.filter("ephemeral.filter", &ephemeral.filter);
             let target = |topic, start, filter| Target::Ephemeral { topic, start, filter };
             topic.zip(start).zip(filter).map(|((topic, start), filter)| target(topic, start, filter))

@@ -126,9 +126,9 @@ fn name(subscription: &str) -> Result<Name, Refusal> {
 
 fn settings(violations: &mut Violations, wire: &v1::Subscription) -> Option<SubscriptionSettings> {
     let change = change(violations, wire, &UPDATABLE);
-    let topic = violations.name("subscription.topic", &wire.topic);
+    let topic = violations.topics("subscription.topic", &wire.topic);
     let mode = violations.mode("subscription.mode", wire.mode);
-    let start = violations.start("subscription.start", wire.start, Start::Earliest);
+    let start = violations.start_in("subscription.start", wire.start, Start::Earliest, topic.as_ref());
     Some(SubscriptionSettings {
         topic: topic?,
         mode: mode?,

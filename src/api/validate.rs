@@ -11,6 +11,7 @@ use super::status::{Refusal, clip};
 use super::wire::admin;
 use super::wire::v1::{self, start_position::Position};
 use crate::cqrs::handlers::HandlerKind;
+use crate::engine::Error;
 use crate::model::limits::{MAX_ACK_IDS, MAX_ATTRIBUTES, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES};
 use crate::model::{Durability, Filter, Mode, Name, Pattern, Start, Timestamp};
 
@@ -96,6 +97,10 @@ impl Violations {
     pub(super) fn name(&mut self, field: &str, text: &str) -> Option<Name> {
         match Name::parse(text) {
             Ok(name) => Some(name),
+            Err(_) if Pattern::parse_topics(text).is_ok() => {
+                let description = format!("{text:?} is a pattern; give one name");
+                self.refuse(field, "INVALID_NAME", description)
+            }
             Err(error) => self.refuse(field, "INVALID_NAME", error.to_string()),
         }
     }
@@ -103,6 +108,30 @@ impl Violations {
     /// A name that may be left out: `None` then, too.
     pub(super) fn optional_name(&mut self, field: &str, text: &str) -> Option<Name> {
         if text.is_empty() { None } else { self.name(field, text) }
+    }
+
+    /// The name of a topic, or a pattern over such names.
+    pub(super) fn topics(&mut self, field: &str, text: &str) -> Option<Pattern> {
+        let reason = if text.contains(['*', '>']) { "INVALID_PATTERN" } else { "INVALID_NAME" };
+        Pattern::parse_topics(text).map_or_else(|error| self.refuse(field, reason, error.to_string()), Some)
+    }
+
+    /// Where reading of these topics begins: an offset counts within one.
+    pub(super) fn start_in(
+        &mut self,
+        field: &str,
+        value: Option<v1::StartPosition>,
+        default: Start,
+        topics: Option<&Pattern>,
+    ) -> Option<Start> {
+        let start = self.start(field, value, default)?;
+        if let (Start::Offset(_), Some(pattern)) = (start, topics)
+            && pattern.name().is_none()
+        {
+            let error = Error::PatternOffset(pattern.clone());
+            return self.refuse(&format!("{field}.offset"), error.reason(), error.to_string());
+        }
+        Some(start)
     }
 
     /// A pattern over names; `None` if it is empty, which means all.

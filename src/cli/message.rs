@@ -16,11 +16,18 @@ use crate::proto::v1::{Message, StoredMessage};
 pub(super) struct Printer {
     format: Format,
     out: BufWriter<Stdout>,
+    /// Whether text tells the topics.
+    topics: bool,
 }
 
 impl Printer {
     pub(super) fn new(format: Format) -> Self {
-        Self { format, out: BufWriter::with_capacity(1 << 16, io::stdout()) }
+        Self { format, out: BufWriter::with_capacity(1 << 16, io::stdout()), topics: false }
+    }
+
+    /// One that tells the topics as text, too: there may be several.
+    pub(super) fn with_topics(self, topics: bool) -> Self {
+        Self { topics, ..self }
     }
 
     /// Prints a message, which may stay in the buffer until [`Printer::flush`]. `attempt` is 0 where
@@ -31,6 +38,9 @@ impl Printer {
         match self.format {
             Format::Text => {
                 let (key, data) = (printable(message.key.as_bytes()), printable(&message.data));
+                if self.topics {
+                    write!(self.out, "{}\t", stored.topic)?;
+                }
                 writeln!(self.out, "{}\t{key}\t{data}", stored.offset)
             }
             Format::Json => json_line(&mut self.out, &Line::new(stored, message, attempt)),

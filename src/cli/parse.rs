@@ -145,6 +145,11 @@ pub(super) fn size(text: &str) -> Result<u32, String> {
     u32::try_from(size.as_u64()).map_err(|_| "give less than 4GiB".into())
 }
 
+/// Whether a text that stands for topics is a pattern over their names.
+pub(super) fn is_pattern(topics: &str) -> bool {
+    topics.contains(['*', '>'])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

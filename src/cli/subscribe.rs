@@ -1,6 +1,6 @@
 //! `columba subscribe`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::context::{Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
 use super::message::Printer;
-use super::{parse, signals, topic};
+use super::{parse, signals, subscription, topic};
 use crate::model::limits::{DEFAULT_OUTSTANDING_MESSAGES, MAX_OUTSTANDING_MESSAGES};
 use crate::proto::v1::consume_request::Action;
 use crate::proto::v1::consume_response::Event;
@@ -35,7 +35,7 @@ type Client = SubscriberServiceClient<Channel>;
 
 /// Print messages as they come, and acknowledge them once they are written
 ///
-/// Through a subscription, or with --topic straight from a topic. Ends after --count messages or at
+/// Through a subscription, or with --topic straight from a topic or all that a pattern covers. Ends after --count messages or at
 /// Ctrl-C; connects again when the server goes away.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -43,16 +43,19 @@ type Client = SubscriberServiceClient<Channel>;
   columba subscribe billing --count 10 -o json | jq .data
   columba subscribe --topic orders.created --from earliest
   columba subscribe --topic orders.created --filter 'message.attributes.region == \"eu\"'
+  columba subscribe --topic 'orders.>'
 
-Text output has the offset, the key and the data, separated by tabs.")]
+Text output has the offset, the key and the data, separated by tabs; with a pattern, the topic comes first.")]
 pub(super) struct SubscribeArgs {
     /// The subscription
     #[arg(required_unless_present = "topic", conflicts_with = "topic")]
     subscription: Option<String>,
-    /// Read this topic without a subscription; remembers and acknowledges nothing
+    /// Read this topic without a subscription; remembers and acknowledges nothing. Or a pattern: * stands for
+    /// one part of a name, > at the end for the rest, and topics created later are read, too
     #[arg(long)]
     topic: Option<String>,
-    /// Where to begin in --topic: earliest, latest, an offset, or a time as in RFC 3339 [default: latest]
+    /// Where to begin in --topic: earliest, latest, an offset (not with a pattern), or a time as in RFC 3339
+    /// [default: latest]
     #[arg(long, value_name = "POSITION", value_parser = parse::position)]
     from: Option<StartPosition>,
     /// Only the messages in --topic for which this is true, as CEL
@@ -123,8 +126,22 @@ struct Subscriber<'a> {
 
 /// What to read.
 enum Source {
-    Subscription { name: String, ack: bool },
-    Topic { name: String, start: StartPosition, filter: String },
+    Subscription {
+        name: String,
+        ack: bool,
+    },
+    Topic {
+        name: String,
+        start: StartPosition,
+        filter: String,
+    },
+    /// `seen` are the last offsets that were printed, by topic.
+    Pattern {
+        pattern: String,
+        start: StartPosition,
+        filter: String,
+        seen: HashMap<String, u64>,
+    },
 }
 
 /// One connection.
@@ -137,8 +154,19 @@ struct Pipe {
 
 impl<'a> Subscriber<'a> {
     async fn new(args: SubscribeArgs, context: &'a Context, stop: CancellationToken) -> Result<Self, Error> {
+        let mut has_pattern = args.topic.as_deref().is_some_and(parse::is_pattern);
         let source = match (args.subscription, args.topic) {
-            (Some(name), _) => Source::Subscription { name, ack: !args.no_ack },
+            (Some(name), _) => {
+                // Only how messages are printed depends on it: opening the stream tells what is wrong.
+                let found = subscription::get(context.connect().await?, name.clone(), context).await;
+                has_pattern = found.is_ok_and(|found| parse::is_pattern(&found.topic));
+                Source::Subscription { name, ack: !args.no_ack }
+            }
+            (None, Some(pattern)) if has_pattern => {
+                let latest = StartPosition { position: Some(Position::Latest(Latest {})) };
+                let (start, seen) = (args.from.unwrap_or(latest), HashMap::new());
+                Source::Pattern { pattern, start, filter: args.filter, seen }
+            }
             (None, topic) => {
                 let name = topic.unwrap_or_default();
                 let start = first_position(&name, args.from, context).await?;
@@ -151,7 +179,7 @@ impl<'a> Subscriber<'a> {
             consumer: args.consumer,
             max_outstanding: args.max_outstanding,
             left: args.count.unwrap_or(u64::MAX),
-            printer: Printer::new(context.format),
+            printer: Printer::new(context.format).with_topics(has_pattern),
             unconfirmed: VecDeque::new(),
             next_id: 1,
             lost_acks: 0,
@@ -214,7 +242,10 @@ impl<'a> Subscriber<'a> {
                 return Err(Error::Lost("the server ended the stream".into()));
             };
             match response.event {
-                Some(Event::Started(_)) => self.was_open = true,
+                Some(Event::Started(started)) => {
+                    self.was_open = true;
+                    self.note_start(started.server_time);
+                }
                 Some(Event::Batch(batch)) => {
                     self.backoff.reset();
                     let printed = self.print(batch)?;
@@ -239,6 +270,17 @@ impl<'a> Subscriber<'a> {
         }
     }
 
+    /// `latest` stays where it was at first when the server goes away; in several topics, that is a time.
+    fn note_start(&mut self, server_time: Option<prost_types::Timestamp>) {
+        if let Source::Pattern {
+            start: StartPosition { position: position @ Some(Position::Latest(_)) }, ..
+        } = &mut self.source
+            && let Some(time) = server_time
+        {
+            *position = Some(Position::Time(time));
+        }
+    }
+
     /// When the next confirmation must have come.
     fn due(&self) -> Instant {
         Instant::now() + self.context.timeout
@@ -250,6 +292,11 @@ impl<'a> Subscriber<'a> {
             Source::Subscription { name, .. } => Target::Subscription(name.clone()),
             Source::Topic { name, start, filter } => Target::Ephemeral(EphemeralSubscription {
                 topic: name.clone(),
+                start: Some(*start),
+                filter: filter.clone(),
+            }),
+            Source::Pattern { pattern, start, filter, .. } => Target::Ephemeral(EphemeralSubscription {
+                topic: pattern.clone(),
                 start: Some(*start),
                 filter: filter.clone(),
             }),
@@ -285,6 +332,14 @@ impl<'a> Subscriber<'a> {
                 break;
             }
             let Some(message) = delivery.message else { return Err(Error::protocol("an empty delivery")) };
+            if let Source::Pattern { seen, .. } = &mut self.source {
+                // After a new connection, what was printed comes again.
+                let last = seen.entry(message.topic.clone()).or_default();
+                if message.offset <= *last {
+                    continue;
+                }
+                *last = message.offset;
+            }
             self.left -= 1;
             match &mut self.source {
                 Source::Subscription { ack, .. } => {
@@ -293,6 +348,7 @@ impl<'a> Subscriber<'a> {
                         printed.push(delivery.ack_id);
                     }
                 }
+                Source::Pattern { .. } => self.printer.print(&message, 0)?,
                 Source::Topic { start, .. } => {
                     self.printer.print(&message, 0)?;
                     start.position = Some(Position::Offset(message.offset + 1));

@@ -31,7 +31,7 @@ pub(super) enum SubscriptionCommand {
     Ls {
         /// Only subscriptions whose names match: `*` stands for one part, `>` for all the rest
         pattern: Option<String>,
-        /// Only subscriptions of this topic
+        /// Only subscriptions that read this topic, by name or by a pattern
         #[arg(long)]
         topic: Option<String>,
     },
@@ -81,6 +81,7 @@ pub(super) enum SubscriptionCommand {
   columba subscription create billing --topic orders.created --ack-deadline 1m
   columba subscription create audit --topic orders.created --mode exclusive --from latest
   columba subscription create stock --topic orders.created --mode key-ordered
+  columba subscription create all --topic 'orders.>'
   columba subscription create mail --topic orders.created --max-attempts 5 --dead-letter-topic dead.mail \\
     --min-backoff 1s
   columba subscription create eu --topic orders.created --idle-expiry 1d \\
@@ -88,7 +89,8 @@ pub(super) enum SubscriptionCommand {
 pub(super) struct CreateArgs {
     /// Letters, digits, `_` and `-`, in parts joined by dots
     name: String,
-    /// The topic to read
+    /// The topic to read; or a pattern: * stands for one part of a name, > at the end for the rest, and topics
+    /// created later are read, too
     #[arg(long)]
     topic: String,
     /// How messages are divided among consumers [default: shared]
@@ -243,12 +245,16 @@ async fn describe(name: String, context: &Context) -> Result<(), Error> {
     let channel = context.connect().await?;
     let settings = Shown::from(get(channel.clone(), name.clone(), context).await?);
     let stats = ShownStats::from(get_stats(channel.clone(), name, context).await?);
-    let topic = topic::get(channel, settings.topic.clone(), context).await?;
+    let topic_last_offset = if parse::is_pattern(&settings.topic) {
+        None
+    } else {
+        Some(topic::get(channel, settings.topic.clone(), context).await?.last_offset)
+    };
 
     let mut fields = settings.fields();
-    fields.push(("topic's last offset", topic.last_offset.to_string()));
+    fields.extend(topic_last_offset.map(|offset| ("topic's last offset", offset.to_string())));
     fields.extend(stats.fields());
-    let all = Description { settings, topic_last_offset: topic.last_offset, stats };
+    let all = Description { settings, topic_last_offset, stats };
     Ok(context.format.item(&all, fields)?)
 }
 
@@ -315,7 +321,9 @@ async fn remove(name: String, context: &Context) -> Result<(), Error> {
 struct Description {
     #[serde(flatten)]
     settings: Shown,
-    topic_last_offset: u64,
+    /// None for a pattern.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic_last_offset: Option<u64>,
     stats: ShownStats,
 }
 

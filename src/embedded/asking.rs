@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::Shared;
-use super::delivery::dispatch::{Event, Request};
+use super::delivery::dispatch::Event;
 use super::subscriptions::SubscriptionHandle;
 use crate::engine::{Error, ReadLimit, Result};
 use crate::model::{ConsumerInfo, Explanation, Name, Offset};
@@ -23,10 +21,10 @@ impl Shared {
         }
         let read = self.log.reader.read(&topic, offset, ONE).await?;
         let message = read.messages.into_iter().find(|message| message.offset == offset).ok_or_else(none)?;
-        let reads_it = |handle: &Arc<SubscriptionHandle>| handle.topic.id == topic.id;
         let mut journeys = Vec::new();
-        for handle in self.handles(reads_it) {
-            let explain = |reply| Event::Request(Request::Explain { offset, reply });
+        for handle in self.handles(|handle| handle.lane_of(&topic).is_some()) {
+            let Some(lane) = handle.lane_of(&topic).map(|lane| lane.id) else { continue };
+            let explain = |reply| Event::Explain { lane, offset, reply };
             // One that is deleted in the meantime has nothing to say any more.
             journeys.extend(handle.ask(explain).await.ok());
         }
@@ -40,8 +38,7 @@ impl Shared {
         };
         let mut consumers = Vec::new();
         for handle in handles {
-            let ask = |reply: oneshot::Sender<_>| Event::Request(Request::Consumers(reply));
-            consumers.extend(handle.ask(ask).await.unwrap_or_default());
+            consumers.extend(handle.ask(Event::Consumers).await.unwrap_or_default());
         }
         consumers.sort_by_key(|consumer: &ConsumerInfo| consumer.number);
         self.check_open()?;

@@ -51,7 +51,7 @@ impl Shared {
         let (reply, receipts) = oneshot::channel();
         self.log.submit(Operation::Commit(Transaction {
             publishes,
-            settles: held.iter().map(Held::settle).collect(),
+            settles: held.iter().flat_map(Held::settles).collect(),
             durability,
             reply: Some(reply),
             place,
@@ -112,8 +112,7 @@ async fn hold(acks: Vec<Ack>) -> Result<Vec<Held>> {
 /// Tells the dispatchers what became of the commit.
 async fn release(held: &[Held], committed: bool) {
     for Held { handle, reservation, .. } in held {
-        let Reservation { epoch, ranges } = reservation;
-        handle.release(Reservation { epoch: *epoch, ranges: ranges.clone() }, committed).await;
+        handle.release(reservation.clone(), committed).await;
     }
 }
 
@@ -123,22 +122,24 @@ fn outcomes(count: usize, receipts: impl Iterator<Item = (usize, Receipt)>, held
     for (operation, receipt) in receipts {
         outcomes[operation] = Outcome::Published(receipt);
     }
-    for Held { operation, handle, .. } in held {
-        outcomes[*operation] = Outcome::Acked(handle.committed_floor());
+    for Held { operation, handle, reservation } in held {
+        outcomes[*operation] = Outcome::Acked(handle.committed_floor(Some(reservation.last_lane)));
     }
     outcomes
 }
 
 impl Held {
-    fn settle(&self) -> Settle {
-        let Reservation { epoch, ranges } = &self.reservation;
-        let (name, operation) = (self.handle.name.clone(), self.operation);
-        Settle {
-            subscription: self.handle.id,
-            ranges: ranges.clone(),
-            committed: Arc::clone(self.handle.committed()),
-            only_in: Some(Epoch { epoch: *epoch, name, operation }),
-        }
+    fn settles(&self) -> impl Iterator<Item = Settle> {
+        self.reservation.parts.iter().map(|part| {
+            let (name, operation, is_part) =
+                (self.handle.name.clone(), self.operation, self.handle.is_pattern());
+            Settle {
+                subscription: part.lane,
+                ranges: part.ranges.clone(),
+                committed: Arc::clone(&part.committed),
+                only_in: Some(Epoch { epoch: part.epoch, name, operation, is_part }),
+            }
+        })
     }
 }
 

@@ -47,9 +47,9 @@ use crate::engine::{
     PendingReceipt, Purged, ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms,
     TopicChange, TopicChanged, Watch,
 };
-use crate::model::limits::MAX_CONSUMERS;
+use crate::model::limits::{MAX_CONSUMERS, MAX_COVERED_TOPICS, MAX_PATTERN_TOPICS};
 use crate::model::{
-    Advisory, ConsumerInfo, Delivery, Envelope, Explanation, Name, Notice, Offset, Receipt, Start,
+    Advisory, ConsumerInfo, Delivery, Envelope, Explanation, Name, Notice, Offset, Pattern, Receipt, Start,
     StoredMessage, Subscription, SubscriptionSettings, SubscriptionStats, Topic, TopicSettings,
 };
 
@@ -72,6 +72,8 @@ struct Shared {
     expiry_changed: Arc<Notify>,
     advisories: Announcer<Advisory>,
     topic_changes: Announcer<TopicChanged>,
+    /// Changes when there is a new topic.
+    topic_added: watch::Sender<()>,
     /// The reason once the engine is closed.
     end: watch::Sender<Option<Error>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -82,6 +84,31 @@ struct Shared {
 struct Catalog {
     topics: BTreeMap<Name, Arc<TopicHandle>>,
     subscriptions: BTreeMap<Name, Arc<SubscriptionHandle>>,
+}
+
+impl Catalog {
+    /// The subscriptions with patterns that cover a topic, all of which may cover one more.
+    fn readers_to_be(&self, topic: &Name) -> Result<Vec<Arc<SubscriptionHandle>>> {
+        let is_reader =
+            |handle: &&Arc<SubscriptionHandle>| handle.is_pattern() && handle.reads.matches(topic);
+        let readers: Vec<_> = self.subscriptions.values().filter(is_reader).cloned().collect();
+        for reader in &readers {
+            let count = reader.lanes().len() + 1;
+            self.check_covered(&reader.reads, Some(&reader.name), count)?;
+        }
+        Ok(readers)
+    }
+
+    /// Whether a pattern may cover so many topics.
+    fn check_covered(&self, pattern: &Pattern, subscription: Option<&Name>, topics: usize) -> Result<()> {
+        let patterns = self.subscriptions.values().filter(|handle| handle.is_pattern());
+        let others = patterns.filter(|handle| Some(&handle.name) != subscription);
+        let in_all = others.map(|handle| handle.lanes().len()).sum::<usize>() + topics;
+        if topics > MAX_PATTERN_TOPICS || in_all > MAX_COVERED_TOPICS {
+            return Err(Error::PatternFull { pattern: pattern.clone(), subscription: subscription.cloned() });
+        }
+        Ok(())
+    }
 }
 
 impl Shared {
@@ -244,7 +271,7 @@ impl Engine for EmbeddedEngine {
         let catalog = self.0.catalog();
         let wanted = |subscription: &&Arc<SubscriptionHandle>| {
             !subscription.is_internal()
-                && topic.as_ref().is_none_or(|topic| subscription.topic.name == *topic)
+                && topic.as_ref().is_none_or(|topic| subscription.reads.matches(topic))
         };
         let found = page(&catalog.subscriptions, &list).filter(wanted).take(list.limit);
         Ok(found.map(|subscription| subscription.describe()).collect())
@@ -326,7 +353,7 @@ impl Engine for EmbeddedEngine {
         match target {
             Target::Durable(name) => self.0.subscribe(&name, (own_name, credit), permit).await,
             Target::Ephemeral { topic, start, filter } => {
-                self.0.follow(&topic, (start, filter), credit, permit).await
+                Arc::clone(&self.0).follow(topic, (start, filter), credit, permit).await
             }
         }
     }

@@ -22,6 +22,7 @@ impl Shared {
         limit: ReadLimit,
     ) -> Result<Vec<StoredMessage>> {
         let handle = self.find_subscription(subscription)?;
+        let topic = Arc::clone(&handle.only()?.topic);
         let messages = limit.messages;
         let unsettled = handle.ask(|reply| Event::Request(Request::Unsettled { from, messages, reply }));
         let mut found: Vec<StoredMessage> = Vec::new();
@@ -31,7 +32,7 @@ impl Shared {
             while next <= last {
                 let messages = usize::try_from(last - next + 1).unwrap_or(usize::MAX);
                 let left = ReadLimit { messages, bytes: limit.bytes - bytes };
-                let read = match self.log.reader.read(&handle.topic, next, left).await {
+                let read = match self.log.reader.read(&topic, next, left).await {
                     Ok(read) => read,
                     Err(_) if !found.is_empty() => return Ok(found),
                     Err(error) => return Err(error),
@@ -63,6 +64,7 @@ impl Shared {
         envelope: Envelope,
     ) -> Result<Receipt> {
         let handle = self.find_subscription(&subscription)?;
+        handle.only()?;
         let topic = self.find_topic(&to)?;
         let place = self.log.place(envelope.len() + SETTLE_BYTES).await?;
         let (reply, receipt) = oneshot::channel();
@@ -92,6 +94,7 @@ impl Shared {
 
     pub(super) async fn discard(&self, subscription: &Name, offsets: Vec<Offset>) -> Result<u64> {
         let handle = self.find_subscription(subscription)?;
+        handle.only()?;
         let _place = self.log.place(offsets.len() * SETTLE_BYTES).await?;
         let discarding = handle.ask(|reply| Event::Request(Request::Discard { offsets, reply }));
         let Discarded { count, durable } = discarding.await?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::delivery::ack_id::Signer;
 use super::delivery::dispatch::DeadLetters;
@@ -22,15 +22,16 @@ use super::log::recovery::{Recovered, RecoveryError, recover};
 use super::log::space::Stall;
 use super::log::tail::Tail;
 use super::log::writer::{Parts, Writer};
-use super::log::{Log, segments};
+use super::log::{Log, Operation, segments};
 use super::names::Marker;
-use super::state::State;
+use super::records::SubscriptionRecord;
+use super::state::{Record, State, SubscriptionState};
 use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
 use super::{Catalog, EmbeddedEngine, Shared, checkpoint, cleaner, idle};
 use crate::engine::Announcer;
 use crate::model::limits::MAX_CONSUMERS;
-use crate::model::{Advisory, Name};
+use crate::model::{Advisory, Name, Pattern, Timestamp};
 
 const LOCK: &str = "columba.lock";
 
@@ -166,9 +167,14 @@ impl Opened {
         let (reader, marker) = (Arc::new(reader), Marker::new(identity.log));
         let log = Log::new(queue, options.write_queue_bytes, failure, Arc::clone(&stall), reader, marker);
         let signer = Signer(identity.ack_key);
-        let last_id = recovered.state.last_id;
         let advisories = Announcer::default();
-        let catalog = catalog(&recovered.state, &topics, &log, &(signer, advisories.clone()));
+        let mut loading = Loading { last_id: recovered.state.last_id, found: Vec::new() };
+        let catalog = loading.catalog(&recovered.state, &topics, &log, &(signer, advisories.clone()));
+        let Loading { last_id, found } = loading;
+        if !found.is_empty() {
+            // The first thing that the writer does.
+            log.submit(Operation::Change { records: found, reply: oneshot::channel().0 });
+        }
         let parts = Parts {
             fs,
             log: identity.log,
@@ -201,6 +207,7 @@ impl Opened {
             expiry_changed: Arc::default(),
             advisories,
             topic_changes: Announcer::default(),
+            topic_added: watch::Sender::new(()),
             end: watch::Sender::new(None),
             threads: Mutex::new(vec![writer_thread, keeper_thread]),
         });
@@ -253,35 +260,84 @@ fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
     handles
 }
 
-fn catalog(
-    state: &State,
-    topics: &BTreeMap<u64, Arc<TopicHandle>>,
-    log: &Log,
-    common: &(Signer, Announcer<Advisory>),
-) -> Catalog {
-    let by_name = topics.values().map(|topic| (topic.name.clone(), Arc::clone(topic)));
-    let mut catalog = Catalog { topics: by_name.collect(), ..Catalog::default() };
-    for subscription in state.subscriptions.values() {
-        let Some(topic) = topics.get(&subscription.record.topic) else {
-            tracing::error!(subscription = subscription.record.name, "its topic is lost; leaving it out");
-            continue;
-        };
-        let name = stored_name(&subscription.record.name);
-        let dead_letters = match subscription.record.dead_letter_topic.as_str() {
-            "" => DeadLetters::Dropped,
-            topic => catalog.topics.get(topic).cloned().map_or(DeadLetters::Lost, DeadLetters::Topic),
-        };
-        let handle = SubscriptionHandle::start(
-            name.clone(),
-            Arc::clone(topic),
-            subscription.clone(),
-            dead_letters,
-            log.clone(),
-            common.clone(),
-        );
-        catalog.subscriptions.insert(name, Arc::new(handle));
+/// What comes of the log's state.
+struct Loading {
+    /// The last number given to anything.
+    last_id: u64,
+    /// What the log does not have and is to be told.
+    found: Vec<Record>,
+}
+
+impl Loading {
+    fn catalog(
+        &mut self,
+        state: &State,
+        topics: &BTreeMap<u64, Arc<TopicHandle>>,
+        log: &Log,
+        common: &(Signer, Announcer<Advisory>),
+    ) -> Catalog {
+        let by_name = topics.values().map(|topic| (topic.name.clone(), Arc::clone(topic)));
+        let mut catalog = Catalog { topics: by_name.collect(), ..Catalog::default() };
+        let mut all_parts = parts(state);
+        for subscription in state.subscriptions.values().filter(|it| it.record.parent == 0) {
+            let record = &subscription.record;
+            let (reads, parts) = if record.pattern.is_empty() {
+                let Some(topic) = topics.get(&record.topic) else {
+                    tracing::error!(subscription = record.name, "its topic is lost; leaving it out");
+                    continue;
+                };
+                (Pattern::from(&topic.name), vec![(Arc::clone(topic), subscription.clone())])
+            } else {
+                let pattern = Pattern::stored(&record.pattern).expect("stored patterns are valid");
+                let parts = all_parts.remove(&record.id).unwrap_or_default();
+                let parts = self.parts_of(record.id, &pattern, parts, topics);
+                (pattern, parts)
+            };
+            let name = stored_name(&record.name);
+            let dead_letters = match record.dead_letter_topic.as_str() {
+                "" => DeadLetters::Dropped,
+                topic => catalog.topics.get(topic).cloned().map_or(DeadLetters::Lost, DeadLetters::Topic),
+            };
+            let (whose, record) = ((name.clone(), reads), record.clone());
+            let handle =
+                SubscriptionHandle::start(whose, record, parts, dead_letters, log.clone(), common.clone());
+            catalog.subscriptions.insert(name, Arc::new(handle));
+        }
+        catalog
     }
-    catalog
+
+    /// What a subscription has to do with each topic that its pattern covers. The log tells of all, but for
+    /// damage, and for topics that an older version made.
+    fn parts_of(
+        &mut self,
+        subscription: u64,
+        pattern: &Pattern,
+        mut parts: BTreeMap<u64, SubscriptionState>,
+        topics: &BTreeMap<u64, Arc<TopicHandle>>,
+    ) -> Vec<(Arc<TopicHandle>, SubscriptionState)> {
+        let covered = topics.values().filter(|topic| pattern.matches(&topic.name));
+        let part = |topic: &Arc<TopicHandle>| {
+            let part = parts.remove(&topic.id).unwrap_or_else(|| {
+                self.last_id += 1;
+                let ids = (self.last_id, topic.id);
+                let record = SubscriptionRecord::part(subscription, ids, 0, Timestamp::now());
+                tracing::warn!(%pattern, topic = %topic.name, "begins to read a topic that it should know");
+                self.found.push(Record::PutSubscription(record.clone()));
+                SubscriptionState::new(record)
+            });
+            (Arc::clone(topic), part)
+        };
+        covered.map(part).collect()
+    }
+}
+
+/// The parts of subscriptions with patterns: by the number of the subscription, and by that of the topic.
+fn parts(state: &State) -> BTreeMap<u64, BTreeMap<u64, SubscriptionState>> {
+    let mut parts = BTreeMap::<u64, BTreeMap<u64, SubscriptionState>>::new();
+    for part in state.subscriptions.values().filter(|it| it.record.parent > 0) {
+        parts.entry(part.record.parent).or_default().insert(part.record.topic, part.clone());
+    }
+    parts
 }
 
 /// A name that was checked when it was stored, under a checksum.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::model::limits::DEFAULT_DEDUPE_WINDOW;
 use crate::model::{
-    Backoff, Durability, Filter, Mode, Name, Retention, RetryPolicy, Start, Subscription,
+    Backoff, Durability, Filter, Mode, Name, Pattern, Retention, RetryPolicy, Start, Subscription,
     SubscriptionSettings, Timestamp, Topic, TopicSettings,
 };
 
@@ -99,6 +99,13 @@ pub(crate) struct SubscriptionRecord {
     /// 0: never.
     #[prost(uint64, tag = "19")]
     pub(crate) idle_expiry_micros: u64,
+    /// What it reads instead of one topic, which is 0 then; empty: none.
+    #[prost(string, tag = "20")]
+    pub(crate) pattern: String,
+    /// The subscription with a pattern of which this is the part in one topic, whose settings are all there;
+    /// 0: it is no part.
+    #[prost(uint64, tag = "21")]
+    pub(crate) parent: u64,
 }
 
 impl TopicRecord {
@@ -208,10 +215,21 @@ impl SubscriptionRecord {
             start_kind,
             start_value,
             start_floor,
+            pattern: if settings.topic.name().is_some() { String::new() } else { settings.topic.to_string() },
             ..Self::default()
         };
         record.set(settings);
         record
+    }
+
+    /// The part of a subscription with a pattern in one topic.
+    pub(crate) fn part(
+        parent: u64,
+        (id, topic): (u64, u64),
+        start_floor: u64,
+        create_time: Timestamp,
+    ) -> Self {
+        Self { id, parent, topic, start_floor, create_time_micros: create_time.0, ..Self::default() }
     }
 
     pub(crate) fn set(&mut self, settings: &SubscriptionSettings) {
@@ -253,7 +271,7 @@ impl SubscriptionRecord {
         Duration::from_micros(self.idle_expiry_micros)
     }
 
-    pub(crate) fn settings(&self, topic: &Name) -> SubscriptionSettings {
+    pub(crate) fn settings(&self, topic: &Pattern) -> SubscriptionSettings {
         SubscriptionSettings {
             topic: topic.clone(),
             mode: self.mode(),
@@ -273,7 +291,7 @@ impl SubscriptionRecord {
         }
     }
 
-    pub(crate) fn subscription(&self, name: &Name, topic: &Name) -> Subscription {
+    pub(crate) fn subscription(&self, name: &Name, topic: &Pattern) -> Subscription {
         Subscription {
             name: name.clone(),
             settings: self.settings(topic),

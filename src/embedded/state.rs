@@ -185,14 +185,21 @@ impl State {
                 self.last_id = self.last_id.max(*id);
                 self.topics.remove(id);
                 self.names.remove(*id);
-                // Users' subscriptions are deleted before; what the server kept about the topic goes with it.
-                let is_own = |state: &SubscriptionState| state.record.name.starts_with('_');
-                self.subscriptions.retain(|_, state| state.record.topic != *id || !is_own(state));
+                // Users' subscriptions are deleted before; what the server kept about the topic goes with it, and
+                // so do the parts of subscriptions with patterns.
+                let goes = |record: &SubscriptionRecord| record.name.starts_with('_') || record.parent > 0;
+                self.subscriptions.retain(|_, state| state.record.topic != *id || !goes(&state.record));
             }
             Record::PutSubscription(record) => self.put_subscription(record.clone()),
             Record::DeleteSubscription(id) => {
                 self.last_id = self.last_id.max(*id);
-                self.subscriptions.remove(id);
+                let goes = |record: &SubscriptionRecord| record.id == *id || record.parent == *id;
+                if self.subscriptions.get(id).is_some_and(|state| state.record.pattern.is_empty()) {
+                    self.subscriptions.remove(id);
+                } else {
+                    // Its record may be lost, but not those of its parts.
+                    self.subscriptions.retain(|_, state| !goes(&state.record));
+                }
             }
             Record::Seek(seek) => {
                 self.seek(*seek);

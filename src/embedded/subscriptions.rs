@@ -9,8 +9,8 @@ use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, wa
 use super::Shared;
 use super::delivery::ack_id::Signer;
 use super::delivery::consumer::{DurableConsumer, reason};
-use super::delivery::dispatch::{self, DeadLetters, Event, Member, Pull, SettleReply, Subject};
-use super::delivery::leases::{Leases, Rules};
+use super::delivery::dispatch::{self, Common, DeadLetters, Event, Member, NewLane, Pull, SettleReply};
+use super::delivery::leases::Rules;
 use super::log::Log;
 use super::progress::Committed;
 use super::records::SubscriptionRecord;
@@ -23,8 +23,8 @@ use crate::engine::{
 };
 use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_SUBSCRIPTIONS};
 use crate::model::{
-    Advisory, Delivery, Filter, Name, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats,
-    Timestamp,
+    Advisory, Delivery, Filter, Name, Offset, Pattern, Start, Subscription, SubscriptionSettings,
+    SubscriptionStats, Timestamp,
 };
 
 /// What an ack id weighs in the write queue, in bytes: a range of its own.
@@ -36,13 +36,13 @@ pub(crate) struct SubscriptionHandle {
     pub(crate) id: u64,
     /// Its name.
     pub(crate) name: Name,
-    /// What it reads.
-    pub(crate) topic: Arc<TopicHandle>,
+    /// What it reads: a topic, or all that a pattern covers.
+    pub(crate) reads: Pattern,
+    /// What it has to do with each topic that it reads.
+    lanes: RwLock<Vec<Arc<LaneHandle>>>,
     record: RwLock<SubscriptionRecord>,
     /// Who uses it, and since when nobody does.
     idle: Idle,
-    /// What is settled on disk.
-    committed: Arc<Committed>,
     pub(super) events: mpsc::Sender<Event>,
     /// A permit for each open consumer, asked for before the dispatcher is: its queue holds a place for
     /// the goodbye of each, and must have some left for everybody else.
@@ -50,46 +50,97 @@ pub(crate) struct SubscriptionHandle {
     end: watch::Sender<Option<Error>>,
 }
 
+/// What a subscription has to do with one topic, as everybody may look at it.
+pub(crate) struct LaneHandle {
+    /// The number under which the log keeps it: of the subscription, or of its part in this topic.
+    pub(crate) id: u64,
+    /// The topic.
+    pub(crate) topic: Arc<TopicHandle>,
+    /// What is settled on disk.
+    committed: Arc<Committed>,
+}
+
+impl LaneHandle {
+    /// Everything at or below it is settled on disk, or gone.
+    pub(crate) fn committed_floor(&self) -> Offset {
+        self.committed.floor().max(self.topic.first() - 1)
+    }
+}
+
+/// Starts where the log has it.
+fn lane(topic: Arc<TopicHandle>, state: SubscriptionState) -> (Arc<LaneHandle>, NewLane) {
+    let SubscriptionState { record, progress, epoch, attempts } = state;
+    let committed = Arc::new(Committed::new(&progress));
+    let (id, shared) = (record.id, Arc::clone(&committed));
+    let handle = LaneHandle { id, topic: Arc::clone(&topic), committed: shared };
+    (Arc::new(handle), NewLane { id, epoch, topic, committed, progress, attempts })
+}
+
 impl SubscriptionHandle {
-    /// Starts a subscription where the log has it.
+    /// Starts a subscription where the log has it, with what it reads.
     pub(crate) fn start(
-        name: Name,
-        topic: Arc<TopicHandle>,
-        state: SubscriptionState,
+        (name, reads): (Name, Pattern),
+        record: SubscriptionRecord,
+        parts: Vec<(Arc<TopicHandle>, SubscriptionState)>,
         dead_letters: DeadLetters,
         log: Log,
         (signer, advisories): (Signer, Announcer<Advisory>),
     ) -> Self {
-        let SubscriptionState { record, progress, epoch, attempts } = state;
-        let committed = Arc::new(Committed::new(&progress));
         let end = watch::Sender::new(None);
         let idle = Idle::new(Instant::now());
-        let subject = Subject {
+        let common = Common {
             name: name.clone(),
-            id: record.id,
-            epoch,
+            rules: rules(&record),
             paused: record.paused,
             filter: Filter::stored(&record.filter),
-            topic: Arc::clone(&topic),
+            is_pattern: reads.name().is_none(),
             dead_letters,
             log,
             signer,
-            committed: Arc::clone(&committed),
-            unwritten: Arc::default(),
             advisories,
             end: end.subscribe(),
         };
-        // Numbers from a random place on never meet those of an earlier life of the process.
-        let leases = Leases::new(rules(&record), progress, attempts, rand::random());
-        let events = dispatch::start(subject, leases);
+        let (lanes, new) = parts.into_iter().map(|(topic, state)| lane(topic, state)).unzip();
+        let events = dispatch::start(common, new);
         let consumers = Arc::new(Semaphore::new(MAX_CONSUMERS_PER_SUBSCRIPTION));
         let id = record.id;
-        Self { id, name, topic, record: RwLock::new(record), idle, committed, events, consumers, end }
+        let (record, lanes) = (RwLock::new(record), RwLock::new(lanes));
+        Self { id, name, reads, lanes, record, idle, events, consumers, end }
     }
 
-    /// What is settled on disk.
-    pub(super) fn committed(&self) -> &Arc<Committed> {
-        &self.committed
+    /// What it has to do with each topic that it reads.
+    pub(crate) fn lanes(&self) -> RwLockReadGuard<'_, Vec<Arc<LaneHandle>>> {
+        self.lanes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has to do with a topic, if it reads that.
+    pub(crate) fn lane_of(&self, topic: &TopicHandle) -> Option<Arc<LaneHandle>> {
+        self.lanes().iter().find(|lane| lane.topic.id == topic.id).cloned()
+    }
+
+    /// What it has to do with its topic, if it is one and no pattern.
+    pub(crate) fn only(&self) -> Result<Arc<LaneHandle>> {
+        let pattern = || Error::PatternOffset(self.reads.clone());
+        if self.is_pattern() { Err(pattern()) } else { self.lanes().first().cloned().ok_or_else(pattern) }
+    }
+
+    /// Whether it reads all topics that a pattern covers.
+    pub(crate) fn is_pattern(&self) -> bool {
+        self.reads.name().is_none()
+    }
+
+    /// Reads another topic, too, where the log has it.
+    pub(super) async fn add_lane(&self, topic: Arc<TopicHandle>, state: SubscriptionState) {
+        let (handle, new) = lane(topic, state);
+        self.lanes.write().unwrap_or_else(PoisonError::into_inner).push(handle);
+        self.tell(Event::AddLane(Box::new(new))).await;
+    }
+
+    /// A topic is gone.
+    pub(super) async fn remove_lane(&self, topic: &TopicHandle) {
+        let Some(lane) = self.lane_of(topic) else { return };
+        self.lanes.write().unwrap_or_else(PoisonError::into_inner).retain(|other| other.id != lane.id);
+        self.tell(Event::RemoveLane(lane.id)).await;
     }
 
     /// Ends the subscription for everybody connected to it.
@@ -97,9 +148,13 @@ impl SubscriptionHandle {
         self.end.send_replace(Some(reason));
     }
 
-    /// Everything at or below it is settled on disk, or gone.
-    pub(crate) fn committed_floor(&self) -> Offset {
-        self.committed.floor().max(self.topic.first() - 1)
+    /// Everything at or below it is settled on disk, or gone, in the topic of this lane; of the only one, if
+    /// none is given.
+    pub(crate) fn committed_floor(&self, lane: Option<u64>) -> Offset {
+        let lanes = self.lanes();
+        let is_asked_for = |found: &&Arc<LaneHandle>| Some(found.id) == lane;
+        let only = lanes.first().filter(|_| !self.is_pattern());
+        lanes.iter().find(is_asked_for).or(only).map_or(0, |lane| lane.committed_floor())
     }
 
     /// Whether it is one of the server's own.
@@ -112,17 +167,18 @@ impl SubscriptionHandle {
         self.consumers.available_permits() < MAX_CONSUMERS_PER_SUBSCRIPTION
     }
 
-    /// Whether it reads a topic, or leaves its dead letters there. Those of the server do not count.
+    /// Whether it reads this topic by name, or leaves its dead letters there. Those of the server do not count.
     pub(crate) fn uses(&self, topic: &TopicHandle) -> bool {
         if self.is_internal() {
             return false;
         }
-        self.topic.id == topic.id || self.record().dead_letter_topic == topic.name.as_str()
+        let reads = self.reads.name().as_ref() == Some(&topic.name);
+        reads || self.record().dead_letter_topic == topic.name.as_str()
     }
 
     /// The subscription as users see it.
     pub(crate) fn describe(&self) -> Subscription {
-        self.record().subscription(&self.name, &self.topic.name)
+        self.record().subscription(&self.name, &self.reads)
     }
 
     pub(super) async fn pull(&self, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
@@ -183,24 +239,29 @@ impl Shared {
             Ok(existing) if existing.describe().settings == settings => return Ok(existing.describe()),
             Ok(_) => return Err(Error::SubscriptionExists(name)),
         }
-        let topic = self.find_topic(&settings.topic)?;
+        if settings.topic.name().is_none() && matches!(settings.start, Start::Offset(_)) {
+            return Err(Error::PatternOffset(settings.topic));
+        }
+        let topics = self.covered(&settings.topic)?;
         let dead_letters = self.dead_letter_topic(&settings)?;
         if self.catalog().subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(Error::TooMany { what: "subscriptions", limit: MAX_SUBSCRIPTIONS });
         }
-        let first = self.log.reader.resolve(&topic, settings.start).await?;
-        let ids = (*last_id + 1, topic.id);
-        let record = SubscriptionRecord::new(ids, &name, &settings, first - 1, Timestamp::now());
+        let (id, now) = (*last_id + 1, Timestamp::now());
+        let mut record = SubscriptionRecord::new((id, 0), &name, &settings, 0, now);
+        let parts = self.parts(&mut record, topics, &settings).await?;
         if intent == Intent::Validate {
-            return Ok(record.subscription(&name, &topic.name));
+            return Ok(record.subscription(&name, &settings.topic));
         }
-        *last_id += 1;
-        self.record(Record::PutSubscription(record.clone())).await?;
-        let state = SubscriptionState::new(record);
+        let numbers = parts.iter().map(|(_, part)| part.record.id);
+        *last_id = numbers.fold(id, u64::max);
+        let own_parts = parts.iter().map(|(_, part)| &part.record).filter(|part| part.parent > 0);
+        let records = std::iter::once(&record).chain(own_parts).cloned().map(Record::PutSubscription);
+        self.record_all(records.collect()).await?;
         let handle = SubscriptionHandle::start(
-            name.clone(),
-            topic,
-            state,
+            (name.clone(), settings.topic),
+            record,
+            parts,
             dead_letters,
             self.log.clone(),
             (self.signer, self.advisories.clone()),
@@ -222,7 +283,7 @@ impl Shared {
         let handle = self.find_subscription(&name)?;
         let mut record = handle.record().clone();
         check_revision(&name, expected, record.revision)?;
-        let mut settings = record.settings(&handle.topic.name);
+        let mut settings = record.settings(&handle.reads);
         let SubscriptionChange { ack_deadline, max_in_flight, retry, filter, idle_expiry, paused, labels } =
             change;
         handle.idle.touch(Instant::now());
@@ -233,14 +294,14 @@ impl Shared {
         settings.idle_expiry = idle_expiry.unwrap_or(settings.idle_expiry);
         settings.paused = paused.unwrap_or(settings.paused);
         settings.labels = labels.unwrap_or(settings.labels);
-        if settings == record.settings(&handle.topic.name) {
+        if settings == record.settings(&handle.reads) {
             return Ok(handle.describe());
         }
         let dead_letters = self.dead_letter_topic(&settings)?;
         record.set(&settings);
         record.revision += 1;
         if intent == Intent::Validate {
-            return Ok(record.subscription(&name, &handle.topic.name));
+            return Ok(record.subscription(&name, &handle.reads));
         }
         self.record(Record::PutSubscription(record.clone())).await?;
         let (rules, paused) = (rules(&record), record.paused);
@@ -254,6 +315,40 @@ impl Shared {
         Ok(handle.describe())
     }
 
+    /// The topic of that name, or all that a pattern covers, if it may cover so many.
+    fn covered(&self, topics: &Pattern) -> Result<Vec<Arc<TopicHandle>>> {
+        if let Some(name) = topics.name() {
+            return Ok(vec![self.find_topic(&name)?]);
+        }
+        let catalog = self.catalog();
+        let covered = catalog.topics.values().filter(|topic| topics.matches(&topic.name));
+        let covered: Vec<_> = covered.cloned().collect();
+        catalog.check_covered(topics, None, covered.len())?;
+        Ok(covered)
+    }
+
+    /// Where a new subscription begins in each topic. With a pattern, each is a part of its own.
+    async fn parts(
+        &self,
+        record: &mut SubscriptionRecord,
+        topics: Vec<Arc<TopicHandle>>,
+        settings: &SubscriptionSettings,
+    ) -> Result<Vec<(Arc<TopicHandle>, SubscriptionState)>> {
+        let mut parts = Vec::with_capacity(topics.len());
+        for (number, topic) in (record.id + 1..).zip(topics) {
+            let floor = self.log.reader.resolve(&topic, settings.start).await? - 1;
+            let part = if settings.topic.name().is_some() {
+                (record.topic, record.start_floor) = (topic.id, floor);
+                record.clone()
+            } else {
+                let created = Timestamp(record.create_time_micros);
+                SubscriptionRecord::part(record.id, (number, topic.id), floor, created)
+            };
+            parts.push((topic, SubscriptionState::new(part)));
+        }
+        Ok(parts)
+    }
+
     /// Has a subscription that expires be looked at.
     fn look_after(&self, handle: &SubscriptionHandle) {
         if !handle.idle_expiry().is_zero() {
@@ -264,7 +359,7 @@ impl Shared {
     /// Where the messages go that a subscription with these settings gives up.
     fn dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<DeadLetters> {
         match &settings.retry.dead_letter_topic {
-            Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
+            Some(topic) if settings.topic.matches(topic) => Err(Error::DeadLetterLoop(topic.clone())),
             Some(topic) => {
                 let topic = self.find_topic(topic)?;
                 if topic.record().compacted {
@@ -305,43 +400,62 @@ impl Shared {
         let _changes = self.changes.lock().await;
         let handle = self.find_subscription(&name)?;
         handle.idle.touch(Instant::now());
-        let next = self.log.reader.resolve(&handle.topic, start).await?;
-        let last = handle.topic.visible();
-        if next > last + 1 {
-            return Err(Error::BeyondEnd { topic: handle.topic.name.clone(), offset: next, last });
+        if handle.is_pattern() && matches!(start, Start::Offset(_)) {
+            return Err(Error::PatternOffset(handle.reads.clone()));
+        }
+        let lanes = handle.lanes().clone();
+        let mut places = Vec::with_capacity(lanes.len());
+        for LaneHandle { id, topic, .. } in lanes.iter().map(|lane| &**lane) {
+            let next = self.log.reader.resolve(topic, start).await?;
+            let last = topic.visible();
+            if next > last + 1 {
+                return Err(Error::BeyondEnd { topic: topic.name.clone(), offset: next, last });
+            }
+            places.push((*id, next));
         }
         let (reply, durable) = oneshot::channel();
         let end = handle.end.subscribe();
-        handle.events.send(Event::Seek { next, reply }).await.map_err(|_| reason(&end))?;
-        self.log.answer(durable).await
+        handle.events.send(Event::Seek { next: places, reply }).await.map_err(|_| reason(&end))?;
+        let floor = self.log.answer(durable).await?;
+        Ok(if handle.is_pattern() { 0 } else { floor })
     }
 
     pub(super) async fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
         let handle = self.find_subscription(name)?;
         let snapshot = handle.ask(Event::Stats).await?;
-        // What is settled on disk, not what was asked for: with no backlog, no crash brings one back.
-        let gone = handle.topic.first() - 1;
-        let settled = handle.committed.settled().max(gone);
-        let floor = handle.committed.floor().max(gone);
-        let backlog = handle.topic.visible().saturating_sub(settled);
-        let oldest = if backlog > 0 {
-            let limit = ReadLimit { messages: 1, bytes: 1 };
-            let read = self.log.reader.read(&handle.topic, floor + 1, limit).await;
-            // A damaged message has no time to tell.
-            read.ok().and_then(|read| read.messages.first().map(|message| message.publish_time))
-        } else {
-            None
-        };
+        let lanes = handle.lanes().clone();
+        let (mut backlog, mut oldest) = (0, None::<Timestamp>);
+        for lane in &lanes {
+            let (left, time) = self.backlog(lane).await;
+            backlog += left;
+            oldest = oldest.into_iter().chain(time).min();
+        }
         Ok(SubscriptionStats {
             backlog_messages: backlog,
             in_flight: snapshot.leased,
             scheduled: snapshot.scheduled,
             oldest_unacked: oldest,
-            committed_offset: floor,
+            committed_offset: handle.committed_floor(None),
             redelivered: snapshot.redelivered,
             dead_lettered: snapshot.dead_lettered,
             consumers: snapshot.consumers,
         })
+    }
+
+    /// How many messages of a topic are not settled, and when the oldest was published.
+    async fn backlog(&self, lane: &LaneHandle) -> (u64, Option<Timestamp>) {
+        // What is settled on disk, not what was asked for: with no backlog, no crash brings one back.
+        let gone = lane.topic.first() - 1;
+        let settled = lane.committed.settled().max(gone);
+        let floor = lane.committed.floor().max(gone);
+        let backlog = lane.topic.visible().saturating_sub(settled);
+        if backlog == 0 {
+            return (0, None);
+        }
+        let limit = ReadLimit { messages: 1, bytes: 1 };
+        let read = self.log.reader.read(&lane.topic, floor + 1, limit).await;
+        // A damaged message has no time to tell.
+        (backlog, read.ok().and_then(|read| read.messages.first().map(|message| message.publish_time)))
     }
 
     /// Opens a consumer of a durable subscription.
@@ -377,11 +491,11 @@ impl Shared {
             Settlement::Nack { .. } | Settlement::Extend { .. } => None,
         };
         let settle = |reply| Event::Settle { ids, settlement, place, reply };
-        let SettleReply { failures, durable, place } = handle.ask(settle).await?;
-        let committed_offset = match durable {
-            Some(durable) => self.log.answer(durable).await?.max(handle.committed_floor()),
-            None => handle.committed_floor(),
-        };
+        let SettleReply { failures, durable, lane, place } = handle.ask(settle).await?;
+        if let Some(durable) = durable {
+            self.log.answer(durable).await?;
+        }
+        let committed_offset = handle.committed_floor(lane);
         drop(place);
         Ok(Settled { committed_offset, failures })
     }

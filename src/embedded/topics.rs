@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::delivery::ephemeral::EphemeralConsumer;
+use super::delivery::ephemeral::{EphemeralConsumer, NewTopics};
 use super::log::Operation;
 use super::log::transaction::{Publication, Transaction};
-use super::records::TopicRecord;
-use super::state::{Record, TopicState};
+use super::records::{SubscriptionRecord, TopicRecord};
+use super::state::{Record, SubscriptionState, TopicState};
+use super::subscriptions::SubscriptionHandle;
 use super::topic::TopicHandle;
 use super::{Shared, cleaner};
 use crate::engine::{
     Consumer, Credit, Error, Intent, PendingReceipt, Purged, Result, Terms, TopicChange, TopicChanged,
 };
 use crate::model::limits::MAX_TOPICS;
-use crate::model::{Durability, Envelope, Filter, Name, Receipt, Start, Timestamp, Topic, TopicSettings};
+use crate::model::{
+    Durability, Envelope, Filter, Name, Pattern, Receipt, Start, Timestamp, Topic, TopicSettings,
+};
 
 impl Shared {
     pub(super) async fn create_topic(
@@ -35,16 +38,28 @@ impl Shared {
         if self.catalog().topics.len() >= MAX_TOPICS {
             return Err(Error::TooMany { what: "topics", limit: MAX_TOPICS });
         }
+        let readers = self.catalog().readers_to_be(&name)?;
         let record = TopicRecord::new(*last_id + 1, &name, &settings, Timestamp::now());
         if intent == Intent::Validate {
             return Ok(record.topic(&name));
         }
         // The number is spent even if the change fails half-way: it must not come twice in the log.
-        *last_id += 1;
-        self.record(Record::PutTopic(record.clone())).await?;
+        *last_id += 1 + readers.len() as u64;
+        let part = |(number, reader): (u64, Arc<SubscriptionHandle>)| {
+            let part = SubscriptionRecord::part(reader.id, (number, record.id), 0, Timestamp::now());
+            (reader, part)
+        };
+        let parts: Vec<_> = (record.id + 1..).zip(readers).map(part).collect();
+        let puts = parts.iter().map(|(_, part)| Record::PutSubscription(part.clone()));
+        self.record_all(std::iter::once(Record::PutTopic(record.clone())).chain(puts).collect()).await?;
         let state = TopicState::new(record);
         let topic = Arc::new(TopicHandle::new(name.clone(), &state));
+        // Before anybody can publish, all who read it by a pattern do.
+        for (reader, part) in parts {
+            reader.add_lane(Arc::clone(&topic), SubscriptionState::new(part)).await;
+        }
         self.catalog_mut().topics.insert(name, Arc::clone(&topic));
+        self.topic_added.send_replace(());
         self.topic_changes.tell(|| TopicChanged::Created(topic.describe()));
         Ok(topic.describe())
     }
@@ -99,9 +114,15 @@ impl Shared {
         let own = {
             let mut catalog = self.catalog_mut();
             catalog.topics.remove(&name);
-            // Only the server's own are left, and the log has forgotten them with the topic.
-            catalog.subscriptions.extract_if(.., |_, reader| reader.topic.id == topic.id).collect::<Vec<_>>()
+            // Only the server's own are left of those that read it by name, and the log has forgotten them
+            // with the topic, as it has the parts of those that read it by a pattern.
+            let reads = |reader: &Arc<SubscriptionHandle>| reader.reads.name().as_ref() == Some(&name);
+            catalog.subscriptions.extract_if(.., |_, reader| reads(reader)).collect::<Vec<_>>()
         };
+        let readers: Vec<_> = self.catalog().subscriptions.values().cloned().collect();
+        for reader in readers {
+            reader.remove_lane(&topic).await;
+        }
         for (name, subscription) in own {
             subscription.end(Error::SubscriptionDeleted(name));
         }
@@ -174,23 +195,43 @@ impl Shared {
 
     /// Opens an ephemeral consumer.
     pub(super) async fn follow(
-        &self,
-        topic: &Name,
+        self: Arc<Self>,
+        topics: Pattern,
         (start, filter): (Start, Filter),
         credit: Credit,
         permit: OwnedSemaphorePermit,
     ) -> Result<Box<dyn Consumer>> {
-        let topic = self.find_topic(topic)?;
-        let next = self.log.reader.resolve(&topic, start).await?;
-        let (name, end) = (format!("c{}", self.consumer_number()), self.end.subscribe());
-        let from = (topic, self.log.clone());
-        Ok(Box::new(EphemeralConsumer::new(name, from, (next, filter, credit), end, permit)))
+        let name = format!("c{}", self.consumer_number());
+        let parts = (self.log.clone(), self.end.subscribe(), permit);
+        let mut consumer = if let Some(topic) = topics.name() {
+            let topic = self.find_topic(&topic)?;
+            let mut consumer = EphemeralConsumer::of_one(name, &topic, (filter, credit), parts);
+            let next = self.log.reader.resolve(&topic, start).await?;
+            consumer.add(topic, next);
+            return Ok(Box::new(consumer));
+        } else if matches!(start, Start::Offset(_)) {
+            return Err(Error::PatternOffset(topics));
+        } else {
+            // It sees every topic that is made from now on.
+            let added = NewTopics::new(&self, topics.clone());
+            EphemeralConsumer::of_pattern(name, added, (filter, credit), parts)
+        };
+        for topic in consumer.new_topics()? {
+            let next = self.log.reader.resolve(&topic, start).await?;
+            consumer.add(topic, next);
+        }
+        Ok(Box::new(consumer))
     }
 
     /// Records a change; durable when this returns.
     pub(super) async fn record(&self, record: Record) -> Result<()> {
+        self.record_all(vec![record]).await
+    }
+
+    /// Records changes, all or none; durable when this returns.
+    pub(super) async fn record_all(&self, records: Vec<Record>) -> Result<()> {
         let (reply, durable) = oneshot::channel();
-        self.log.submit(Operation::Change { record, reply });
+        self.log.submit(Operation::Change { records, reply });
         self.log.answer(durable).await
     }
 }

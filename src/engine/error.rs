@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::model::{FilterError, Kind, Name, Offset};
+use crate::model::limits::{MAX_COVERED_TOPICS, MAX_PATTERN_TOPICS};
+use crate::model::{FilterError, Kind, Name, Offset, Pattern};
 
 /// An engine's error. The message says what was wrong and what to do; it reaches the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,9 +60,27 @@ pub enum Error {
         /// What is wrong with it.
         problem: FilterError,
     },
-    /// A subscription's dead letters would go to the topic that it reads.
-    #[error("{0} is the topic that the subscription reads; choose another topic for its dead letters")]
+    /// A subscription's dead letters would go to a topic that it reads.
+    #[error("{0} is a topic that the subscription reads; choose another topic for its dead letters")]
     DeadLetterLoop(Name),
+    /// An offset where a pattern is read.
+    #[error(
+        "{0} is a pattern, and an offset says where in one topic; use earliest, latest or a time, or a \
+         subscription of one topic"
+    )]
+    PatternOffset(Pattern),
+    /// A pattern covers as many topics as it may.
+    #[error(
+        "pattern {pattern}{} would cover more topics than the {MAX_PATTERN_TOPICS} that one may, or the \
+         {MAX_COVERED_TOPICS} that all may together; use a narrower pattern, or a name that it does not cover",
+        whose(subscription.as_ref())
+    )]
+    PatternFull {
+        /// The pattern.
+        pattern: Pattern,
+        /// The subscription that has it; none if it is about to be made, or ephemeral.
+        subscription: Option<Name>,
+    },
     /// A seek to where no message is yet.
     #[error("offset {offset} is past the end of topic {topic}, {last}; use at most {}, or `latest`", last + 1)]
     BeyondEnd {
@@ -277,10 +296,12 @@ impl Error {
             Self::MessageTooLarge { .. }
             | Self::BeyondEnd { .. }
             | Self::DeadLetterLoop(_)
+            | Self::PatternOffset(_)
             | Self::DeadLetterCompacted(_)
             | Self::KeyRequired { .. }
             | Self::Contradiction { .. } => Kind::InvalidArgument,
             Self::TooMany { .. }
+            | Self::PatternFull { .. }
             | Self::Overloaded { .. }
             | Self::DiskFull { .. }
             | Self::WatcherTooSlow { .. } => Kind::ResourceExhausted,
@@ -306,6 +327,8 @@ impl Error {
             Self::UnreadableFilter { .. } => "FILTER_UNREADABLE",
             Self::BeyondEnd { .. } => "OFFSET_BEYOND_END",
             Self::DeadLetterLoop(_) => "DEAD_LETTER_LOOP",
+            Self::PatternOffset(_) => "PATTERN_OFFSET",
+            Self::PatternFull { .. } => "PATTERN_FULL",
             Self::DeadLetterCompacted(_) => "DEAD_LETTER_COMPACTED",
             Self::KeyRequired { .. } => "KEY_REQUIRED",
             Self::NoSuchMessage { .. } => "MESSAGE_NOT_FOUND",
@@ -346,6 +369,11 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whose a pattern is, in a sentence.
+fn whose(subscription: Option<&Name>) -> String {
+    subscription.map(|name| format!(" of subscription {name}")).unwrap_or_default()
 }
 
 /// Why an ack id had no effect.

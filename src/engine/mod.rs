@@ -171,7 +171,8 @@ pub enum Operation {
 pub enum Outcome {
     /// Messages were published.
     Published(Receipt),
-    /// Deliveries are settled, and so is every message at or below this offset.
+    /// Deliveries are settled, and so is every message at or below this offset, of the topic of the last
+    /// one.
     Acked(Offset),
 }
 
@@ -180,11 +181,12 @@ pub enum Outcome {
 pub enum Target {
     /// A durable subscription, by name: deliveries are leased and must be settled.
     Durable(Name),
-    /// A topic, for the life of the consumer: nothing is leased, and `ack_id` is empty.
+    /// A topic or all that a pattern covers, for the life of the consumer: nothing is leased, and `ack_id` is
+    /// empty.
     Ephemeral {
-        /// The topic.
-        topic: Name,
-        /// Where to begin.
+        /// The topic, or a pattern.
+        topic: Pattern,
+        /// Where to begin; not an offset for a pattern. Topics created later begin with their first message.
         start: Start,
         /// Which messages; the others are left out.
         filter: Filter,
@@ -236,7 +238,8 @@ pub enum Settlement {
 /// What came of a settlement.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settled {
-    /// Every message at or below this offset is settled, durably.
+    /// Every message at or below this offset is settled, durably: in the topic of the last id that the
+    /// subscription gave out; 0 if a pattern gave out none of them.
     pub committed_offset: Offset,
     /// The ids that had no effect, in the order given, and why.
     pub failures: Vec<(Bytes, Failure)>,
@@ -248,7 +251,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What this engine can do. Constant.
     fn capabilities(&self) -> Capabilities;
 
-    /// Creates a topic; durable when this returns. What its retention excludes goes within seconds, not at
+    /// Creates a topic; durable when this returns. Every subscription whose pattern covers it reads it from its
+    /// first message on; [`Error::PatternFull`] if one of them can take no more. What its retention excludes goes within seconds, not at
     /// once, and takes whole commits. A topic with the same settings is returned as it
     /// is; one with other settings is [`Error::TopicExists`].
     async fn create_topic(&self, name: Name, settings: TopicSettings, intent: Intent) -> Result<Topic>;
@@ -274,7 +278,7 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Deletes a topic and its messages; durable when this returns. A topic with subscriptions, or with
     /// subscriptions whose dead letters it takes, is [`Error::TopicInUse`]; the server's own subscriptions
-    /// do not count, and go with it. A topic made later under the same name starts empty, at offset 1.
+    /// do not count, and go with it. Nor do patterns that cover it: they read on without it. A topic made later under the same name starts empty, at offset 1.
     async fn delete_topic(&self, name: &Name, expected: Option<u64>) -> Result<()>;
 
     /// Drops the messages of a topic before `before`; durable when this returns. For its subscriptions they
@@ -324,7 +328,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Creates a durable subscription; durable when this returns. Same rules as
     /// [`create_topic`](Self::create_topic). Its start is resolved to an offset now. A dead-letter topic
-    /// must exist ([`Error::TopicNotFound`]) and be another than its own ([`Error::DeadLetterLoop`]).
+    /// must exist ([`Error::TopicNotFound`]) and not be read by it ([`Error::DeadLetterLoop`]).
+    ///
+    /// With a pattern it reads all the topics that there are, and those created later from their first message
+    /// on, each in turn as long as there is something in several. What is said of a topic's order holds in
+    /// each; limits and credit hold for all together. It begins in each where its start says, which is not an
+    /// offset ([`Error::PatternOffset`]). At most [`MAX_PATTERN_TOPICS`](crate::model::limits::MAX_PATTERN_TOPICS)
+    /// are covered ([`Error::PatternFull`]).
     ///
     /// Messages that its filter does not want are settled as consumers or pulls come to them, durably
     /// soon after. With a filter that this version cannot read nothing is handed out, nor settled by it,
@@ -342,7 +352,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Returns a subscription.
     async fn subscription(&self, name: &Name) -> Result<Subscription>;
 
-    /// Returns a page of subscriptions, of one topic if it is given; without the server's own
+    /// Returns a page of subscriptions, of those that read a topic if one is given; without the server's own
     /// ([`Name::is_internal`]).
     async fn subscriptions(&self, page: Page, topic: Option<Name>) -> Result<Vec<Subscription>>;
 
@@ -362,14 +372,17 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Moves a subscription: everything before `start` counts as settled, nothing from there on does.
     /// Durable when this returns, with the new floor. Deliveries made before no longer count, and are
-    /// [`Failure::Expired`]. An offset beyond the end of the topic is [`Error::BeyondEnd`].
+    /// [`Failure::Expired`]. An offset beyond the end of the topic is [`Error::BeyondEnd`]. A pattern is moved
+    /// in all its topics, and not to an offset ([`Error::PatternOffset`]); its floor is 0.
     async fn seek(&self, subscription: &Name, start: Start) -> Result<Offset>;
 
     /// Says how far a subscription has come.
     async fn stats(&self, subscription: &Name) -> Result<SubscriptionStats>;
 
     /// Messages of a subscription that are not settled, those in flight included, from an offset on and in
-    /// order. Without side effects; empty when there are no more. Damage is as in [`read`](Self::read).
+    /// order. Without side effects; empty when there are no more. Damage is as in [`read`](Self::read). An
+    /// offset does not say which message of a pattern is meant: [`Error::PatternOffset`], here and in the next
+    /// two.
     async fn browse(&self, subscription: &Name, from: Offset, limit: ReadLimit)
     -> Result<Vec<StoredMessage>>;
 

@@ -61,6 +61,10 @@ pub const MAX_ACK_IDS: usize = 10_000;
 pub const MAX_TOPICS: usize = 100_000;
 /// Most subscriptions in a server.
 pub const MAX_SUBSCRIPTIONS: usize = 100_000;
+/// Topics that one pattern covers at once. Where one is full, no topic that it covers can be created.
+pub const MAX_PATTERN_TOPICS: usize = 1_000;
+/// Topics that all durable subscriptions with patterns cover, counted once for each.
+pub const MAX_COVERED_TOPICS: usize = 100_000;
 /// Most open consumers in a server, ephemeral ones included.
 pub const MAX_CONSUMERS: usize = 20_000;
 /// Most open consumers of one durable subscription.

@@ -102,7 +102,8 @@ impl std::borrow::Borrow<str> for Name {
     }
 }
 
-/// A pattern over names: `*` stands for one part, `>` at the end for one or more.
+/// A pattern over names: `*` stands for one part, `>` at the end for one or more. A name is a pattern, too,
+/// that covers nothing but itself. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(Arc<str>);
 
@@ -122,9 +123,42 @@ impl Pattern {
         Ok(Self(text.into()))
     }
 
-    /// Whether the pattern covers this name.
+    /// Checks what a client gives where either a name or a pattern may be.
+    pub fn parse_topics(text: &str) -> Result<Self, NameError> {
+        if text.contains(['*', '>']) {
+            let pattern = Self::parse(text)?;
+            return if text.starts_with('_') {
+                Err(NameError::Reserved(shortened(text)))
+            } else {
+                Ok(pattern)
+            };
+        }
+        Name::parse(text).map(Self::from)
+    }
+
+    /// A pattern that was checked when it was stored.
+    pub fn stored(text: &str) -> Result<Self, NameError> {
+        Self::parse(text)
+    }
+
+    /// The only name that it covers, if it is one.
+    #[must_use]
+    pub fn name(&self) -> Option<Name> {
+        (!self.0.contains(['*', '>'])).then(|| Name(Arc::clone(&self.0)))
+    }
+
+    /// The pattern as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the pattern covers this name. The server's own names are covered by nothing but themselves.
     #[must_use]
     pub fn matches(&self, name: &Name) -> bool {
+        if name.is_internal() {
+            return *self.0 == *name.0;
+        }
         let mut parts = name.as_str().split('.');
         for pattern in self.0.split('.') {
             match (pattern, parts.next()) {
@@ -135,6 +169,24 @@ impl Pattern {
             }
         }
         parts.next().is_none()
+    }
+}
+
+impl From<Name> for Pattern {
+    fn from(name: Name) -> Self {
+        Self(name.0)
+    }
+}
+
+impl From<&Name> for Pattern {
+    fn from(name: &Name) -> Self {
+        Self(Arc::clone(&name.0))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -207,5 +259,26 @@ mod tests {
         assert!(!matches("*", "orders.eu"));
         assert!(Pattern::parse("a.>.b").is_err());
         assert!(Pattern::parse("a*").is_err());
+    }
+
+    #[test]
+    fn a_pattern_covers_no_name_of_the_servers_but_itself() {
+        let own = Name::internal("dead-letters", &Name::parse("orders").unwrap());
+        for pattern in [">", "*", "*.orders", "*.>"] {
+            assert!(!Pattern::parse(pattern).unwrap().matches(&own), "{pattern}");
+        }
+        assert!(Pattern::from(&own).matches(&own));
+    }
+
+    #[test]
+    fn a_client_gives_a_name_or_a_pattern() {
+        for (good, name) in [("orders", Some("orders")), ("orders.*", None), (">", None)] {
+            let topics = Pattern::parse_topics(good).unwrap();
+            assert_eq!(topics.name().as_ref().map(Name::as_str), name);
+            assert_eq!(topics.to_string(), good);
+        }
+        for bad in ["", "a.>.b", "**", "a..*", "*.", "_a.*", "_a", "a*"] {
+            assert!(Pattern::parse_topics(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::filter::Filter;
 use super::limits::{DEFAULT_ACK_DEADLINE, DEFAULT_MAX_IN_FLIGHT};
 use super::message::{Offset, Start};
-use super::name::Name;
+use super::name::{Name, Pattern};
 use super::retry::RetryPolicy;
 use super::time::Timestamp;
 
@@ -26,15 +26,16 @@ pub enum Mode {
 /// What a user chooses about a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionSettings {
-    /// The topic it reads; fixed at creation.
-    pub topic: Name,
+    /// The topic it reads, or a pattern: then every topic that it covers, those created later from their
+    /// first message on. Fixed at creation.
+    pub topic: Pattern,
     /// How messages are divided; fixed at creation.
     pub mode: Mode,
-    /// Where it begins; taken at creation.
+    /// Where it begins; taken at creation. Not an offset for a pattern.
     pub start: Start,
     /// How long a consumer has to settle a delivery.
     pub ack_deadline: Duration,
-    /// How many deliveries may be unsettled at once over all consumers.
+    /// How many deliveries may be unsettled at once over all consumers, and all topics.
     pub max_in_flight: u32,
     /// What becomes of deliveries that are not acknowledged.
     pub retry: RetryPolicy,
@@ -51,9 +52,9 @@ pub struct SubscriptionSettings {
 impl SubscriptionSettings {
     /// The defaults for a subscription to this topic.
     #[must_use]
-    pub fn new(topic: Name) -> Self {
+    pub fn new(topic: impl Into<Pattern>) -> Self {
         Self {
-            topic,
+            topic: topic.into(),
             mode: Mode::Shared,
             start: Start::Earliest,
             ack_deadline: DEFAULT_ACK_DEADLINE,
@@ -91,7 +92,8 @@ pub struct SubscriptionStats {
     pub scheduled: u64,
     /// When the oldest unsettled message was published.
     pub oldest_unacked: Option<Timestamp>,
-    /// Every message at or below this offset is settled, durably.
+    /// Every message at or below this offset is settled, durably; 0 for a pattern, since offsets count within
+    /// one topic.
     pub committed_offset: Offset,
     /// Deliveries beyond the first of a message, since the engine was opened.
     pub redelivered: u64,

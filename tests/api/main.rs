@@ -14,6 +14,7 @@ mod duplicates;
 mod failing;
 mod filters;
 mod key_values;
+mod patterns;
 mod publish;
 mod queries;
 mod query_cache;

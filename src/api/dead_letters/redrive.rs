@@ -157,12 +157,12 @@ impl Redrive {
             Err(error) => return Err(error),
         }
         match self.letters.engine.subscription(name).await {
-            Ok(found) if found.settings.topic == *topic => Ok(Ok((topic.clone(), only_for(&message, name)))),
+            Ok(found) if found.settings.topic.matches(topic) => {
+                Ok(Ok((topic.clone(), only_for(&message, name))))
+            }
             Ok(found) => {
-                let why = format!(
-                    "subscription {name} reads topic {} now; give a target topic",
-                    found.settings.topic
-                );
+                let why =
+                    format!("subscription {name} reads {} now; give a target topic", found.settings.topic);
                 Ok(Err(Outcome::skipped("SUBSCRIPTION_NOT_FOUND", why)))
             }
             Err(Error::SubscriptionNotFound(_)) => {

@@ -108,11 +108,13 @@ async fn retain(engine: &Arc<Shared>, clock: &mut SteadyClock) -> Result<()> {
 fn acked(engine: &Shared) -> BTreeMap<u64, Offset> {
     let mut acked = BTreeMap::new();
     for subscription in engine.catalog().subscriptions.values() {
-        let next = subscription.committed_floor() + 1;
-        acked
-            .entry(subscription.topic.id)
-            .and_modify(|least: &mut Offset| *least = next.min(*least))
-            .or_insert(next);
+        for lane in subscription.lanes().iter() {
+            let next = lane.committed_floor() + 1;
+            acked
+                .entry(lane.topic.id)
+                .and_modify(|least: &mut Offset| *least = next.min(*least))
+                .or_insert(next);
+        }
     }
     acked
 }
@@ -121,12 +123,13 @@ fn acked(engine: &Shared) -> BTreeMap<u64, Offset> {
 fn tell_of_losses(engine: &Shared, due: &[(Arc<TopicHandle>, Trim)]) {
     let firsts: BTreeMap<u64, Offset> = due.iter().map(|(topic, trim)| (topic.id, trim.first)).collect();
     for subscription in engine.catalog().subscriptions.values().filter(|it| !it.is_internal()) {
-        let lost = subscription.committed_floor() + 1;
-        if let Some(&first) = firsts.get(&subscription.topic.id).filter(|&&first| lost < first) {
+        for lane in subscription.lanes().iter() {
+            let lost = lane.committed_floor() + 1;
+            let Some(&first) = firsts.get(&lane.topic.id).filter(|&&first| lost < first) else { continue };
             engine.advisories.tell(|| {
                 Advisory::now(Notice::RetentionLoss {
                     subscription: subscription.name.clone(),
-                    topic: subscription.topic.name.clone(),
+                    topic: lane.topic.name.clone(),
                     first: lost,
                     last: first - 1,
                 })

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::model::filter::{Facts, Unclear};
-use crate::model::{Filter, FilterError, Offset, StoredMessage};
+use crate::model::{Filter, Offset, StoredMessage};
 
 /// How long one turn may evaluate filters, before others have theirs.
 pub(crate) const SIFT_TIME: Duration = Duration::from_millis(5);
@@ -53,11 +53,6 @@ impl Sieve {
         self.filter.is_empty()
     }
 
-    /// Why nothing can be handed out, if nothing can.
-    pub(crate) fn error(&self) -> Option<&FilterError> {
-        self.filter.error()
-    }
-
     /// Another filter. What waits to be handed out, in order, is looked at again.
     pub(crate) fn replace(&mut self, filter: Filter, ready: VecDeque<StoredMessage>) {
         self.filter = filter;
@@ -72,9 +67,9 @@ impl Sieve {
         self.since = None;
     }
 
-    /// A turn begins.
-    pub(crate) fn begin(&mut self, now: Instant) {
-        self.until = now + SIFT_TIME;
+    /// A turn begins, with this much time.
+    pub(crate) fn begin(&mut self, now: Instant, time: Duration) {
+        self.until = now + time;
         self.cut_short = false;
     }
 

@@ -66,17 +66,15 @@ pub(crate) enum Operation {
     },
     /// Move a subscription; answers with its floor.
     Seek {
-        /// Where to.
-        seek: format::Seek,
-        /// Where what is durable is kept for others to see.
-        committed: Arc<Committed>,
-        /// Gets the floor.
+        /// Where to, in each of its parts, and where what is durable is kept for others to see; at least one.
+        seeks: Vec<(format::Seek, Arc<Committed>)>,
+        /// Gets the floor of the last.
         reply: oneshot::Sender<Result<Offset>>,
     },
-    /// Create, change or delete a topic or subscription.
+    /// Create, change or delete topics or subscriptions, all or none.
     Change {
-        /// What to record; its kind and body.
-        record: super::state::Record,
+        /// What to record, in order.
+        records: Vec<super::state::Record>,
         /// Says that it is durable.
         reply: oneshot::Sender<Result<()>>,
     },

@@ -9,7 +9,7 @@ use super::transaction::{Epoch, Publication, Settle, Transaction, located};
 use crate::embedded::names::{Mark, NameHash};
 use crate::embedded::state::State;
 use crate::engine::{Error, Failure, Result};
-use crate::model::{Duplicate, Offset, Timestamp};
+use crate::model::{Duplicate, Name, Offset, Timestamp};
 
 /// What becomes of one publication.
 #[derive(Debug, PartialEq, Eq)]
@@ -154,13 +154,16 @@ fn keep_others<T>(items: &mut Vec<T>, left_out: &[usize]) {
 
 /// A seek or the end of the subscription came before: what was delivered then does not count.
 fn check_settle(state: &State, settle: &Settle) -> Result<()> {
-    let Some(Epoch { epoch, name, operation }) = &settle.only_in else { return Ok(()) };
+    let Some(Epoch { epoch, name, operation, is_part }) = &settle.only_in else { return Ok(()) };
     let error = match state.subscriptions.get(&settle.subscription) {
-        None => Error::SubscriptionDeleted(name.clone()),
-        Some(subscription) if subscription.epoch != *epoch => {
-            Error::AckRefused { subscription: name.clone(), index: 0, failure: Failure::Expired }
-        }
+        None if !is_part => Error::SubscriptionDeleted(name.clone()),
+        None => expired(name),
+        Some(subscription) if subscription.epoch != *epoch => expired(name),
         Some(_) => return Ok(()),
     };
     Err(located(Some(*operation), error))
+}
+
+fn expired(subscription: &Name) -> Error {
+    Error::AckRefused { subscription: subscription.clone(), index: 0, failure: Failure::Expired }
 }

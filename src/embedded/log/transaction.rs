@@ -65,6 +65,8 @@ pub(crate) struct Epoch {
     pub(crate) name: crate::model::Name,
     /// Its place in a commit, which errors name.
     pub(crate) operation: usize,
+    /// It is a part of a subscription, which may go without the whole.
+    pub(crate) is_part: bool,
 }
 
 impl Transaction {

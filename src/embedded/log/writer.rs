@@ -256,20 +256,31 @@ impl Writer {
                 })?;
                 Ok(())
             }
-            Operation::Seek { seek, committed, reply } => {
-                self.frame(batch, 32, |payload| {
-                    format::write_record(payload, RecordKind::Seek, |body| seek.write(body));
+            Operation::Seek { seeks, reply } => {
+                self.frame(batch, 32 * seeks.len(), |payload| {
+                    for (seek, _) in &seeks {
+                        format::write_record(payload, RecordKind::Seek, |body| seek.write(body));
+                    }
                 })?;
-                let progress = self.parts.state.seek(seek);
-                batch.pending.push(Pending::progress(progress, committed, reply));
+                let (mut reply, last) = (Some(reply), seeks.len().saturating_sub(1));
+                for (index, (seek, committed)) in seeks.into_iter().enumerate() {
+                    let reply = reply.take_if(|_| index == last).unwrap_or_else(|| oneshot::channel().0);
+                    let progress = self.parts.state.seek(seek);
+                    batch.pending.push(Pending::progress(progress, committed, reply));
+                }
                 Ok(())
             }
-            Operation::Change { record, reply } => {
-                let (kind, body) = encode_change(&record);
-                self.frame(batch, body.len(), |payload| {
-                    format::write_record(payload, kind, |out| out.put_slice(&body));
+            Operation::Change { records, reply } => {
+                let encoded: Vec<_> = records.iter().map(encode_change).collect();
+                let size = encoded.iter().map(|(_, body)| format::RECORD_HEADER + body.len()).sum();
+                self.frame(batch, size, |payload| {
+                    for (kind, body) in &encoded {
+                        format::write_record(payload, *kind, |out| out.put_slice(body));
+                    }
                 })?;
-                self.parts.state.apply(&record, self.last_time, Marker::new(self.parts.log));
+                for record in &records {
+                    self.parts.state.apply(record, self.last_time, Marker::new(self.parts.log));
+                }
                 self.catalog_changed = true;
                 batch.pending.push(Pending::Change { reply });
                 Ok(())

@@ -194,7 +194,11 @@ async fn a_topic_with_a_limit_stays_small_and_its_readers_go_on() {
     engine.update_topic(&name("bulk"), change, None, Intent::Apply).await.unwrap();
     let mut follower = engine
         .subscribe(
-            Target::Ephemeral { topic: name("bulk"), start: Start::Earliest, filter: Filter::default() },
+            Target::Ephemeral {
+                topic: name("bulk").into(),
+                start: Start::Earliest,
+                filter: Filter::default(),
+            },
             CREDIT,
         )
         .await

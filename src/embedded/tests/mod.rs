@@ -13,6 +13,7 @@ mod idle;
 mod joining;
 mod leases;
 mod names;
+mod patterns;
 mod redrive;
 mod stuck;
 mod turns;

@@ -15,7 +15,8 @@ pub(crate) async fn refuses_everything(harness: impl Harness) {
     soon(engine.close()).await;
     soon(engine.close()).await;
     let settings = SubscriptionSettings::new(topic());
-    let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Earliest, filter: Filter::default() };
+    let ephemeral =
+        Target::Ephemeral { topic: topic().into(), start: Start::Earliest, filter: Filter::default() };
     let (change, other) = (SubscriptionChange::default(), name("other"));
     let submitted = match engine.submit(&topic(), vec![envelope("late")], Terms::default()).await {
         Ok(pending) => soon(pending).await.err(),

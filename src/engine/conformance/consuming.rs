@@ -145,7 +145,8 @@ pub(crate) async fn consumers_are_limited(harness: impl Harness) {
     while consumers.len() < MAX_CONSUMERS {
         consumers.push(engine.ephemeral(Start::Latest, FREELY).await);
     }
-    let ephemeral = Target::Ephemeral { topic: topic(), start: Start::Latest, filter: Filter::default() };
+    let ephemeral =
+        Target::Ephemeral { topic: topic().into(), start: Start::Latest, filter: Filter::default() };
     for target in [Target::Durable(subscription()), ephemeral] {
         let error = engine.subscribe(target, FREELY).await.err().unwrap();
         assert!(matches!(error, Error::TooMany { limit: MAX_CONSUMERS, .. }), "{error:?}");

@@ -203,7 +203,7 @@ pub(crate) async fn one_that_cannot_be_read_delivers_nothing(harness: impl Harne
 pub(crate) async fn an_ephemeral_reader_leaves_out_the_rest(harness: impl Harness) {
     let engine = Fixture::new(&harness).await;
     publish(&engine, "abba").await;
-    let target = Target::Ephemeral { topic: topic(), start: Start::Earliest, filter: key_is('a') };
+    let target = Target::Ephemeral { topic: topic().into(), start: Start::Earliest, filter: key_is('a') };
     let mut consumer = engine.subscribe(target, messages(1)).await.unwrap();
     assert_eq!(offsets(&next(&mut *consumer).await), [1]);
     assert_eq!(offsets(&next(&mut *consumer).await), [4]);
@@ -219,7 +219,7 @@ pub(crate) async fn an_ephemeral_reader_goes_a_long_way(harness: impl Harness) {
         publish(&engine, &"b".repeat(1_000)).await;
     }
     publish(&engine, "a").await;
-    let target = Target::Ephemeral { topic: topic(), start: Start::Earliest, filter: key_is('a') };
+    let target = Target::Ephemeral { topic: topic().into(), start: Start::Earliest, filter: key_is('a') };
     let mut consumer = engine.subscribe(target, FREELY).await.unwrap();
     assert_eq!(offsets(&next(&mut *consumer).await), [3_001]);
 }

@@ -257,7 +257,7 @@ impl Fixture {
     }
 
     pub(super) async fn ephemeral(&self, start: Start, credit: Credit) -> Box<dyn Consumer> {
-        self.subscribe(Target::Ephemeral { topic: topic(), start, filter: Filter::default() }, credit)
+        self.subscribe(Target::Ephemeral { topic: topic().into(), start, filter: Filter::default() }, credit)
             .await
             .unwrap()
     }

@@ -28,6 +28,7 @@ mod fixture;
 pub(crate) mod key_ordered;
 pub(crate) mod keys;
 pub(crate) mod moving;
+pub(crate) mod patterns;
 pub(crate) mod pausing;
 pub(crate) mod persistence;
 pub(crate) mod publishing;
@@ -233,6 +234,16 @@ macro_rules! conformance_suite {
             expiring {
                 an_unused_one_is_deleted, a_used_one_stays_until_it_is_left, the_time_can_be_changed,
                 a_namesake_has_a_time_of_its_own,
+            }
+            patterns {
+                every_topic_is_read, a_later_topic_is_read_from_its_first_message, starts_where_asked_in_each,
+                a_busy_topic_starves_no_other, limits_hold_for_all_together, ids_count_in_their_topic,
+                cumulative_acks_stay_in_their_topic, what_fails_comes_back, more_time_is_given_in_each,
+                an_exclusive_consumer_has_all_topics, keys_are_ordered_in_each_topic,
+                dead_letters_tell_their_topic, a_deleted_topic_leaves, a_seek_moves_every_topic,
+                an_offset_names_no_message, a_pause_and_a_filter_are_for_all, a_commit_acks_in_several_topics,
+                it_belongs_to_every_topic, what_it_has_not_settled_is_kept, readers_without_leases_follow_it,
+                progress_stays_in_each_topic, it_covers_only_so_many_topics,
             }
             closing {
                 refuses_everything, ends_consumers, ends_a_waiting_pull,

@@ -17,7 +17,7 @@ use crate::model::{
 /// Settings that differ from the defaults in everything.
 fn unusual() -> SubscriptionSettings {
     SubscriptionSettings {
-        topic: topic(),
+        topic: topic().into(),
         mode: Mode::Exclusive,
         start: Start::Latest,
         ack_deadline: Duration::from_millis(1_500),

@@ -59,7 +59,7 @@ pub(crate) async fn validate_creates_nothing(harness: impl Harness) {
 pub(crate) async fn unknown_topics_are_not_found(harness: impl Harness) {
     let engine = Fixture::as_is(&harness);
     let credit = Credit { messages: 1, bytes: 1 };
-    let target = Target::Ephemeral { topic: topic(), start: Start::Latest, filter: Filter::default() };
+    let target = Target::Ephemeral { topic: topic().into(), start: Start::Latest, filter: Filter::default() };
     let settings = SubscriptionSettings::new(topic());
     let errors = [
         engine.topic(&topic()).await.err(),

@@ -14,8 +14,8 @@ use crate::model::{
 
 impl State {
     pub(super) fn browse(&self, name: &Name, from: Offset, limit: ReadLimit) -> Result<Vec<StoredMessage>> {
-        let queue = self.queue(name)?;
-        let log = self.log(&queue.subscription.settings.topic)?;
+        let queue = self.group(name)?.only()?;
+        let log = self.log(&queue.topic)?;
         let (mut found, mut bytes) = (Vec::new(), 0);
         for offset in (from.max(1)..=log.last()).filter(|&offset| !queue.is_settled(offset)) {
             let message = stored(log, offset)?.clone();
@@ -35,21 +35,21 @@ impl State {
         to: &Name,
         envelope: Envelope,
     ) -> Result<Receipt> {
-        let queue = self.queue(name)?;
-        stored(self.log(&queue.subscription.settings.topic)?, offset)?;
+        let queue = self.group(name)?.only()?;
+        stored(self.log(&queue.topic)?, offset)?;
         if queue.is_settled(offset) {
             return Err(Error::AlreadySettled { subscription: name.clone(), offset });
         }
         let log = self.log_mut(to)?;
         log.append(vec![envelope]);
         let last = log.last();
-        self.queue_mut(name)?.done(offset);
+        self.group_mut(name)?.only_mut()?.done(offset);
         Ok(Receipt { first: last, last, duplicates: Vec::new(), durability: Durability::Buffered })
     }
 
     pub(super) fn discard(&mut self, name: &Name, offsets: Vec<Offset>) -> Result<u64> {
-        let last = self.log(&self.queue(name)?.subscription.settings.topic)?.last();
-        let queue = self.queue_mut(name)?;
+        let last = self.log(&self.group(name)?.only()?.topic)?.last();
+        let queue = self.group_mut(name)?.only_mut()?;
         let mut count = 0;
         for offset in offsets.into_iter().filter(|offset| (1..=last).contains(offset)) {
             count += u64::from(!queue.is_settled(offset));
@@ -61,8 +61,8 @@ impl State {
     pub(super) fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>> {
         let now = Instant::now();
         let mut consumers = match subscription {
-            Some(name) => self.queue(name)?.infos(now),
-            None => self.users_queues().flat_map(|queue| queue.infos(now)).collect(),
+            Some(name) => self.group(name)?.infos(now),
+            None => self.users_groups().flat_map(|group| group.infos(now)).collect(),
         };
         consumers.sort_by_key(|consumer| consumer.number);
         Ok(consumers)
@@ -70,12 +70,12 @@ impl State {
 
     pub(super) fn explain(&mut self, topic: &Name, offset: Offset) -> Result<Explanation> {
         let message = stored(self.log(topic)?, offset)?.clone();
-        let names: Vec<Name> = self.users_queues().map(|queue| queue.subscription.name.clone()).collect();
+        let names: Vec<Name> = self.users_groups().map(|group| group.subscription().name.clone()).collect();
         for name in &names {
             self.bury(name)?;
         }
         let (now, wall) = (Instant::now(), Timestamp::now());
-        let of_topic = self.users_queues().filter(|queue| queue.subscription.settings.topic == *topic);
+        let of_topic = self.users_groups().filter_map(|group| group.queues.get(topic));
         let journeys = of_topic.map(|queue| queue.journey(&message, now, wall)).collect();
         Ok(Explanation { message, journeys })
     }

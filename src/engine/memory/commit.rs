@@ -17,7 +17,7 @@ struct Done {
     topics: BTreeMap<Name, Log>,
     /// Acks, and the messages that they settle.
     acks: Vec<(usize, Name, Vec<Bytes>)>,
-    acked: BTreeSet<(Name, Offset)>,
+    acked: BTreeSet<(Name, Name, Offset)>,
 }
 
 impl State {
@@ -38,12 +38,12 @@ impl State {
         for (name, log) in done.topics {
             *self.log_mut(&name)? = log;
         }
-        let mut floors = BTreeMap::new();
         for (_, name, ids) in &done.acks {
-            floors.insert(name, self.ack(name, ids.clone())?);
+            self.ack(name, ids.clone())?;
         }
-        for (index, name, _) in &done.acks {
-            outcomes[*index] = Outcome::Acked(floors[name]);
+        // Again, for the floors: what comes later may raise those of what comes before.
+        for (index, name, ids) in done.acks {
+            outcomes[index] = Outcome::Acked(self.ack(&name, ids)?);
         }
         Ok(outcomes)
     }
@@ -67,13 +67,13 @@ impl State {
     }
 
     fn check_acks(&self, done: &mut Done, subscription: &Name, ids: &[Bytes]) -> Result<()> {
-        let queue = self.queue(subscription)?;
-        let log = self.log(&queue.subscription.settings.topic)?;
+        let group = self.group(subscription)?;
         for (index, id) in ids.iter().enumerate() {
-            let found = queue.find(id, log, &self.ids, Instant::now()).and_then(|offset| {
-                let once = done.acked.insert((subscription.clone(), offset));
-                if once { Ok(()) } else { Err(Failure::Expired) }
-            });
+            let found =
+                group.find(id, &self.topics, &self.ids, Instant::now()).and_then(|(topic, offset)| {
+                    let once = done.acked.insert((subscription.clone(), topic, offset));
+                    if once { Ok(()) } else { Err(Failure::Expired) }
+                });
             if let Err(failure) = found {
                 return Err(Error::AckRefused { subscription: subscription.clone(), index, failure });
             }

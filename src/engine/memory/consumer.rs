@@ -4,22 +4,19 @@ use std::sync::Arc;
 
 use super::{Shared, Step};
 use crate::engine::idle::User;
-use crate::engine::{Consumer, Credit, ReadLimit, Result};
-use crate::model::filter::Facts;
-use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Filter, Name, Offset, Start, Timestamp};
+use crate::engine::{Consumer, Credit, Result};
+use crate::model::{Delivery, Name};
 use async_trait::async_trait;
-use bytes::Bytes;
 
 /// A consumer's place among the engine's consumers, given up when it is dropped.
-struct Seat {
-    shared: Arc<Shared>,
+pub(super) struct Seat {
+    pub(super) shared: Arc<Shared>,
     number: u64,
-    id: String,
+    pub(super) id: String,
 }
 
 impl Seat {
-    fn take(shared: &Arc<Shared>) -> Result<Self> {
+    pub(super) fn take(shared: &Arc<Shared>) -> Result<Self> {
         let number = shared.change(super::state::State::open_consumer)?;
         Ok(Self { shared: Arc::clone(shared), number, id: format!("consumer-{number}") })
     }
@@ -44,17 +41,17 @@ impl Durable {
     pub(super) fn open(shared: &Arc<Shared>, subscription: Name, credit: Credit, name: &str) -> Result<Self> {
         let seat = Seat::take(shared)?;
         let (number, user) = shared.change(|state| {
-            let number = state.queue(&subscription)?.number;
-            let queue = state.queue_numbered(&subscription, number)?.0;
-            queue.join(seat.number, credit, name.to_owned())?;
-            Ok((number, queue.idle.enter()))
+            let number = state.group(&subscription)?.number;
+            let group = state.group_numbered(&subscription, number)?.0;
+            group.join(seat.number, credit, name.to_owned())?;
+            Ok((number, group.idle.enter()))
         })?;
         Ok(Self { seat, subscription, number, _user: user })
     }
 
     fn set_waiting(&self, waiting: bool) {
-        if let Ok((queue, ..)) = self.seat.shared.lock().queue_numbered(&self.subscription, self.number) {
-            queue.set_waiting(self.seat.number, waiting);
+        if let Ok((group, ..)) = self.seat.shared.lock().group_numbered(&self.subscription, self.number) {
+            group.set_waiting(self.seat.number, waiting);
         }
     }
 }
@@ -85,9 +82,9 @@ impl Consumer for Durable {
         let consumer = &*self;
         let _waiting = Waiting::begin(consumer);
         let deliveries = consumer.seat.shared.wait_for(|state, now| {
-            let (queue, log, ids) = state.queue_numbered(&consumer.subscription, consumer.number)?;
-            queue.check_running()?;
-            Ok(Step::of(queue.hand_to(consumer.seat.number, log, ids, now), || queue.next_due(log, now)))
+            let (group, logs, ids) = state.group_numbered(&consumer.subscription, consumer.number)?;
+            group.check_running()?;
+            Ok(Step::of(group.hand_to(consumer.seat.number, logs, ids, now), || group.next_due(logs, now)))
         });
         deliveries.await
     }
@@ -95,8 +92,8 @@ impl Consumer for Durable {
     async fn set_credit(&mut self, credit: Credit) {
         // A deleted subscription has no credit to set; `next` says so.
         let _ = self.seat.shared.change(|state| {
-            let (queue, ..) = state.queue_numbered(&self.subscription, self.number)?;
-            queue.set_credit(self.seat.number, credit);
+            let (group, ..) = state.group_numbered(&self.subscription, self.number)?;
+            group.set_credit(self.seat.number, credit);
             Ok(())
         });
     }
@@ -107,70 +104,5 @@ impl Drop for Durable {
         // A deleted subscription, or a closed engine, has nothing to be left.
         let _ =
             self.seat.shared.change(|state| state.leave(&self.subscription, self.number, self.seat.number));
-    }
-}
-
-/// A reader of a topic that leases nothing.
-pub(super) struct Ephemeral {
-    seat: Seat,
-    topic: Name,
-    /// The topic's number.
-    number: u64,
-    next: Offset,
-    filter: Filter,
-    credit: Credit,
-}
-
-impl Ephemeral {
-    pub(super) fn open(
-        shared: &Arc<Shared>,
-        topic: Name,
-        start: Start,
-        filter: Filter,
-        credit: Credit,
-    ) -> Result<Self> {
-        let seat = Seat::take(shared)?;
-        let (number, next) = shared.look(|state| {
-            let log = state.log(&topic)?;
-            Ok((log.number, log.resolve(start)))
-        })?;
-        Ok(Self { seat, topic, number, next, filter, credit })
-    }
-}
-
-#[async_trait]
-impl Consumer for Ephemeral {
-    fn id(&self) -> &str {
-        &self.seat.id
-    }
-
-    async fn next(&mut self) -> Result<Vec<Delivery>> {
-        let limit = ReadLimit {
-            messages: (self.credit.messages as usize).min(MAX_BATCH_MESSAGES),
-            bytes: usize::try_from(self.credit.bytes).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES),
-        };
-        let (next, topic, filter) = (&mut self.next, &self.topic, &self.filter);
-        let read = self.seat.shared.wait_for(|state, _| {
-            loop {
-                let log = state.log_numbered(topic, self.number)?;
-                let messages = log.read(*next, limit);
-                let Some(last) = messages.last() else { return Ok(Step::Wait(None)) };
-                *next = last.offset + 1;
-                let now = Timestamp::now();
-                let wanted = messages.into_iter().filter(|message| {
-                    !message.envelope.header().is_expired(now) && filter.matches(&Facts::new(message, 1))
-                });
-                let deliver = |message| Delivery { ack_id: Bytes::new(), attempt: 1, message };
-                let deliveries: Vec<_> = wanted.map(deliver).collect();
-                if !deliveries.is_empty() {
-                    return Ok(Step::Done(deliveries));
-                }
-            }
-        });
-        read.await
-    }
-
-    async fn set_credit(&mut self, credit: Credit) {
-        self.credit = credit;
     }
 }

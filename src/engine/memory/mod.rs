@@ -9,6 +9,8 @@ mod ack_id;
 mod asking;
 mod commit;
 mod consumer;
+mod ephemeral;
+mod group;
 mod keys;
 mod log;
 mod queue;
@@ -22,7 +24,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::consumer::{Durable, Ephemeral};
+use self::consumer::Durable;
+use self::ephemeral::Ephemeral;
 use self::queue::Room;
 use self::state::State;
 use super::{
@@ -198,7 +201,7 @@ impl Engine for MemoryEngine {
     }
 
     async fn subscription(&self, name: &Name) -> Result<Subscription> {
-        self.0.look(|state| Ok(state.queue(name)?.subscription.clone()))
+        self.0.look(|state| Ok(state.group(name)?.subscription().clone()))
     }
 
     async fn subscriptions(&self, page: Page, topic: Option<Name>) -> Result<Vec<Subscription>> {
@@ -278,13 +281,13 @@ impl Engine for MemoryEngine {
 
     async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
         let (number, _user) = self.0.look(|state| {
-            let queue = state.queue(subscription)?;
-            Ok((queue.number, queue.idle.enter()))
+            let group = state.group(subscription)?;
+            Ok((group.number, group.idle.enter()))
         })?;
         let room = Room { messages: limit.messages, first_bytes: u64::MAX, bytes: limit.bytes as u64 };
         let pulled = self.0.wait_for(|state, now| {
-            let (queue, log, ids) = state.queue_numbered(subscription, number)?;
-            Ok(Step::of(queue.pull(&room, log, ids, now)?, || queue.next_due(log, now)))
+            let (group, logs, ids) = state.group_numbered(subscription, number)?;
+            Ok(Step::of(group.pull(room, logs, ids, now)?, || group.next_due(logs, now)))
         });
         timeout(wait, pulled).await.unwrap_or_else(|_nothing_came| Ok(Vec::new()))
     }

@@ -1,4 +1,4 @@
-//! One subscription's progress: what is settled, what is handed out, and who may have what is next.
+//! One subscription's progress in one topic: what is settled, what is handed out, and what may be next.
 //!
 //! A plain struct that is told the time. Every question is answered by looking at everything there
 //! is, so that nothing can be out of step with anything else.
@@ -7,25 +7,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::ack_id::{AckIds, DeliveryRef};
 use super::log::Log;
-use crate::engine::idle::Idle;
-use crate::engine::{Credit, Error, Failure, Result, Retry, Settled, Settlement};
+use crate::engine::{Failure, Retry, Settlement};
 use crate::model::filter::Facts;
-use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
 use crate::model::{
-    ConsumerInfo, DeadLetter, Delivery, Filter, Header, Mode, Offset, RetryPolicy, StoredMessage,
-    Subscription, SubscriptionStats, Timestamp,
+    DeadLetter, Delivery, Filter, Header, Mode, Name, Offset, RetryPolicy, StoredMessage, Subscription,
+    SubscriptionStats, Timestamp,
 };
 
-/// A subscription and its state.
+/// What a subscription has to do with one topic.
 pub(super) struct Queue {
-    /// No later subscription of the same name shares it.
+    /// No other has it, not even of a later subscription or topic of the same name.
     pub(super) number: u64,
+    pub(super) topic: Name,
     pub(super) subscription: Subscription,
+    /// What the subscription has handed out of other topics and is not settled.
+    pub(super) elsewhere: usize,
     /// How often it was moved by a seek.
     epoch: u32,
     /// Everything at or below is settled.
@@ -42,10 +42,6 @@ pub(super) struct Queue {
     pub(super) handed: BTreeMap<Offset, Handed>,
     /// How often anything was handed out.
     deliveries: u64,
-    pulls: u64,
-    /// The open consumers, the oldest first.
-    consumers: BTreeMap<u64, Member>,
-    pub(super) idle: Idle,
     redelivered: u64,
     dead_lettered: u64,
 }
@@ -54,7 +50,7 @@ pub(super) struct Queue {
 pub(super) struct Handed {
     pub(super) delivery: u64,
     pub(super) attempt: u32,
-    bytes: u64,
+    pub(super) bytes: u64,
     pub(super) key: String,
     /// Who got it last, and is still there.
     pub(super) holder: Option<Holder>,
@@ -62,7 +58,7 @@ pub(super) struct Handed {
     pub(super) leased: bool,
     pub(super) until: Instant,
     /// Why its last delivery failed.
-    reason: Arc<str>,
+    pub(super) reason: Arc<str>,
     /// It is not to be handed out again.
     given_up: bool,
 }
@@ -80,14 +76,8 @@ impl Handed {
     }
 }
 
-struct Member {
-    name: String,
-    since: Timestamp,
-    credit: Credit,
-    waiting: bool,
-}
-
 /// How much may be handed out in one go.
+#[derive(Clone, Copy)]
 pub(super) struct Room {
     pub(super) messages: usize,
     /// Largest first message, in bytes.
@@ -97,10 +87,12 @@ pub(super) struct Room {
 }
 
 impl Queue {
-    pub(super) fn new(number: u64, subscription: Subscription, next: Offset) -> Self {
+    pub(super) fn new(number: u64, topic: Name, subscription: Subscription, next: Offset) -> Self {
         Self {
             number,
+            topic,
             subscription,
+            elsewhere: 0,
             epoch: 0,
             floor: next - 1,
             settled: BTreeSet::new(),
@@ -109,9 +101,6 @@ impl Queue {
             seen: next - 1,
             handed: BTreeMap::new(),
             deliveries: 0,
-            pulls: 0,
-            consumers: BTreeMap::new(),
-            idle: Idle::new(std::time::Instant::now()),
             redelivered: 0,
             dead_lettered: 0,
         }
@@ -127,7 +116,7 @@ impl Queue {
             committed_offset: self.floor,
             redelivered: self.redelivered,
             dead_lettered: self.dead_lettered,
-            consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
+            consumers: 0,
         }
     }
 
@@ -161,32 +150,8 @@ impl Queue {
         self.floor
     }
 
-    pub(super) fn check_running(&self) -> Result<()> {
-        let Subscription { name, settings, .. } = &self.subscription;
-        if settings.paused {
-            return Err(Error::Paused(name.clone()));
-        }
-        match settings.filter.error() {
-            Some(problem) => {
-                Err(Error::UnreadableFilter { subscription: name.clone(), problem: problem.clone() })
-            }
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn join(&mut self, consumer: u64, credit: Credit, name: String) -> Result<()> {
-        if self.consumers.len() >= MAX_CONSUMERS_PER_SUBSCRIPTION {
-            let limit = MAX_CONSUMERS_PER_SUBSCRIPTION;
-            return Err(Error::TooMany { what: "consumers of this subscription", limit });
-        }
-        self.check_running()?;
-        let since = Timestamp::now();
-        self.consumers.insert(consumer, Member { name, since, credit, waiting: false });
-        Ok(())
-    }
-
+    /// A consumer is gone: what it holds comes back, unless it may keep that.
     pub(super) fn leave(&mut self, consumer: u64, now: Instant) {
-        self.consumers.remove(&consumer);
         let paused = self.subscription.settings.paused;
         for offset in self.handed.keys().copied().collect::<Vec<_>>() {
             let Some(handed) = self.handed.get_mut(&offset) else { continue };
@@ -204,54 +169,20 @@ impl Queue {
         }
     }
 
-    pub(super) fn set_credit(&mut self, consumer: u64, credit: Credit) {
-        self.member(consumer).credit = credit;
+    /// What a consumer has in flight.
+    pub(super) fn held(&self, consumer: u64, now: Instant) -> impl Iterator<Item = &Handed> {
+        let is_its = move |it: &&Handed| it.holder == Some(Holder::Consumer(consumer)) && it.in_flight(now);
+        self.handed.values().filter(is_its)
     }
 
-    pub(super) fn set_waiting(&mut self, consumer: u64, waiting: bool) {
-        self.member(consumer).waiting = waiting;
-    }
-
-    fn member(&mut self, consumer: u64) -> &mut Member {
-        self.consumers.get_mut(&consumer).expect("a consumer is a member until it leaves")
-    }
-
-    /// Hands messages to a waiting consumer: its share of what there is, as far as its credit goes.
-    pub(super) fn hand_to(&mut self, consumer: u64, log: &Log, ids: &AckIds, now: Instant) -> Vec<Delivery> {
-        self.sift(log, now);
-        let mut room = self.room(consumer, now);
-        if self.exclusive() {
-            let stream = |handed: &Handed| matches!(handed.holder, Some(Holder::Consumer(_)));
-            let pulled = |handed: &Handed| !stream(handed) && handed.in_flight(now);
-            if self.consumers.keys().next() != Some(&consumer) || self.handed.values().any(pulled) {
-                return Vec::new();
-            }
-        } else if room.messages > 0 {
-            let share = self.available(log, now).len().div_ceil(self.ready_consumers(now));
-            room.messages = room.messages.min(share);
-        }
-        self.hand_out(Holder::Consumer(consumer), &room, log, ids, now)
-    }
-
-    /// Hands messages to nobody's stream.
-    pub(super) fn pull(
-        &mut self,
-        room: &Room,
-        log: &Log,
-        ids: &AckIds,
-        now: Instant,
-    ) -> Result<Vec<Delivery>> {
-        self.check_running()?;
-        if self.exclusive() && !self.consumers.is_empty() {
-            return Err(Error::Held(self.subscription.name.clone()));
-        }
-        self.pulls += 1;
-        self.sift(log, now);
-        Ok(self.hand_out(Holder::Pull(self.pulls), room, log, ids, now))
+    /// Whether something is in flight that no consumer holds.
+    pub(super) fn is_pulled(&self, now: Instant) -> bool {
+        let stream = |handed: &Handed| matches!(handed.holder, Some(Holder::Consumer(_)));
+        self.handed.values().any(|handed| !stream(handed) && handed.in_flight(now))
     }
 
     /// Settles what the filter does not want of that which could be handed out now.
-    fn sift(&mut self, log: &Log, now: Instant) {
+    pub(super) fn sift(&mut self, log: &Log, now: Instant) {
         let filter = self.subscription.settings.filter.clone();
         while !filter.is_empty() {
             let unwanted = |&offset: &Offset| !self.is_wanted(&filter, offset, log);
@@ -271,7 +202,8 @@ impl Queue {
         filter.matches(&Facts::new(message, attempt))
     }
 
-    fn hand_out(
+    /// Hands out what there is, as far as the room goes.
+    pub(super) fn hand_out(
         &mut self,
         holder: Holder,
         room: &Room,
@@ -364,7 +296,7 @@ impl Queue {
     /// What may be handed out, as far as keys do not forbid it. What comes back goes before what is new. In
     /// exclusive mode, what is still to come back holds up everything after it. What is new must fit under
     /// the limit of unsettled deliveries, to which those that wait to come back count.
-    fn available(&self, log: &Log, now: Instant) -> Vec<Offset> {
+    pub(super) fn available(&self, log: &Log, now: Instant) -> Vec<Offset> {
         let mut due = Vec::new();
         for (&offset, _) in self.handed.iter().filter(|(_, handed)| !handed.in_flight(now)) {
             if self.handed[&offset].until <= now {
@@ -377,25 +309,8 @@ impl Queue {
         let new = self.new_messages(log).filter(|offset| !scheduled.contains(offset));
         // Where keys are ordered, some of them are not for everybody.
         let limit = if self.orders_keys() { usize::MAX } else { self.max_in_flight() };
-        due.extend(new.take(limit.saturating_sub(self.handed.len())));
+        due.extend(new.take(limit.saturating_sub(self.handed.len() + self.elsewhere)));
         due
-    }
-
-    /// What a consumer's credit leaves it, in one batch.
-    fn room(&self, consumer: u64, now: Instant) -> Room {
-        let Credit { messages, bytes } = self.consumers[&consumer].credit;
-        let held = || {
-            self.handed
-                .values()
-                .filter(|it| it.holder == Some(Holder::Consumer(consumer)) && it.in_flight(now))
-        };
-        let bytes_left = bytes.saturating_sub(held().map(|it| it.bytes).sum());
-        let held = held().count();
-        Room {
-            messages: (messages as usize).saturating_sub(held).min(MAX_BATCH_MESSAGES),
-            first_bytes: if held == 0 { u64::MAX } else { bytes_left },
-            bytes: bytes_left.min(MAX_BATCH_BYTES as u64),
-        }
     }
 
     fn max_in_flight(&self) -> usize {
@@ -403,48 +318,21 @@ impl Queue {
     }
 
     fn is_full(&self) -> bool {
-        self.handed.len() >= self.max_in_flight()
-    }
-
-    fn ready_consumers(&self, now: Instant) -> usize {
-        let ready = |&(&id, member): &(&u64, &Member)| member.waiting && self.room(id, now).messages > 0;
-        self.consumers.iter().filter(ready).count()
+        self.handed.len() + self.elsewhere >= self.max_in_flight()
     }
 
     fn exclusive(&self) -> bool {
         self.subscription.settings.mode == Mode::Exclusive
     }
 
-    pub(super) fn settle(
-        &mut self,
-        ids: Vec<Bytes>,
-        settlement: &Settlement,
-        log: &Log,
-        keys: &AckIds,
-        now: Instant,
-    ) -> Settled {
-        let mut failures = Vec::new();
-        for id in ids {
-            match self.find(&id, log, keys, now) {
-                Ok(offset) => self.apply(offset, settlement, now),
-                Err(failure) => failures.push((id, failure)),
-            }
-        }
-        Settled { committed_offset: self.floor, failures }
-    }
-
-    /// The message that an id stands for, if the id still counts.
+    /// The message that a delivery of this queue was of, if it still counts.
     pub(super) fn find(
         &self,
-        id: &[u8],
+        of: DeliveryRef,
         log: &Log,
-        keys: &AckIds,
         now: Instant,
     ) -> std::result::Result<Offset, Failure> {
-        let DeliveryRef { subscription, epoch, offset, delivery } = keys.open(id).ok_or(Failure::Unknown)?;
-        if subscription != self.number {
-            return Err(Failure::WrongSubscription);
-        }
+        let DeliveryRef { epoch, offset, delivery, .. } = of;
         if epoch != self.epoch {
             return Err(Failure::Expired);
         }
@@ -456,7 +344,8 @@ impl Queue {
         }
     }
 
-    fn apply(&mut self, offset: Offset, settlement: &Settlement, now: Instant) {
+    /// Does to a message that was found what is to be done.
+    pub(super) fn apply(&mut self, offset: Offset, settlement: &Settlement, now: Instant) {
         let default_deadline = self.subscription.settings.ack_deadline;
         match settlement {
             Settlement::Ack { cumulative } => {
@@ -498,7 +387,7 @@ impl Queue {
             if handed.given_up || (max_attempts > 0 && handed.attempt >= max_attempts) {
                 given_up.push(DeadLetter {
                     subscription: name.clone(),
-                    topic: settings.topic.clone(),
+                    topic: self.topic.clone(),
                     offset,
                     attempts: handed.attempt,
                     reason: handed.reason.to_string(),
@@ -519,27 +408,6 @@ impl Queue {
 
     pub(super) fn is_settled(&self, offset: Offset) -> bool {
         offset <= self.floor || self.settled.contains(&offset)
-    }
-
-    /// The open consumers, the oldest first.
-    pub(super) fn infos(&self, now: Instant) -> Vec<ConsumerInfo> {
-        let info = |(&id, member): (&u64, &Member)| {
-            let held = || {
-                self.handed.values().filter(|it| it.holder == Some(Holder::Consumer(id)) && it.in_flight(now))
-            };
-            ConsumerInfo {
-                number: id,
-                id: format!("consumer-{id}"),
-                name: member.name.clone(),
-                subscription: self.subscription.name.clone(),
-                since: member.since,
-                outstanding_messages: u32::try_from(held().count()).unwrap_or(u32::MAX),
-                outstanding_bytes: held().map(|it| it.bytes).sum(),
-                max_messages: member.credit.messages,
-                max_bytes: member.credit.bytes,
-            }
-        };
-        self.consumers.iter().map(info).collect()
     }
 
     pub(super) fn done(&mut self, offset: Offset) {

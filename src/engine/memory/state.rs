@@ -7,23 +7,26 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::ack_id::AckIds;
+use super::group::{Group, Logs};
 use super::log::Log;
 use super::queue::Queue;
 use crate::engine::{
     Announcer, Error, Intent, Page, Purged, Result, Settled, Settlement, SubscriptionChange, TopicChange,
     TopicChanged,
 };
-use crate::model::limits::{MAX_CONSUMERS, MAX_SUBSCRIPTIONS, MAX_TOPICS};
+use crate::model::limits::{
+    MAX_CONSUMERS, MAX_COVERED_TOPICS, MAX_PATTERN_TOPICS, MAX_SUBSCRIPTIONS, MAX_TOPICS,
+};
 use crate::model::{
-    Advisory, DeadLetter, Name, Notice, Offset, Start, Subscription, SubscriptionSettings, SubscriptionStats,
-    Timestamp, Topic, TopicSettings,
+    Advisory, DeadLetter, Name, Notice, Offset, Pattern, Start, Subscription, SubscriptionSettings,
+    SubscriptionStats, Timestamp, Topic, TopicSettings,
 };
 
 /// The state behind the engine's lock.
 #[derive(Default)]
 pub(super) struct State {
-    topics: BTreeMap<Name, Log>,
-    subscriptions: BTreeMap<Name, Queue>,
+    pub(super) topics: Logs,
+    subscriptions: BTreeMap<Name, Group>,
     /// Those that are deleted when nobody uses them.
     expiring: BTreeSet<Name>,
     pub(super) ids: AckIds,
@@ -55,9 +58,14 @@ impl State {
             return if log.settings == settings { Ok(log.topic()) } else { Err(Error::TopicExists(name)) };
         }
         check_limit("topics", self.topics.len(), MAX_TOPICS)?;
+        let readers = self.readers_to_be(&name)?;
         let log = Log::new(self.next_number(), name.clone(), settings);
         let topic = log.topic();
         if intent == Intent::Apply {
+            for reader in readers {
+                let number = self.next_number();
+                self.group_mut(&reader)?.add(number, name.clone(), 1);
+            }
             self.topics.insert(name, log);
             self.topic_changes.tell(|| TopicChanged::Created(topic.clone()));
         }
@@ -141,16 +149,15 @@ impl State {
         }
         for log in self.topics.values_mut() {
             log.compact();
-            let of_it =
-                self.subscriptions.values().filter(|queue| queue.subscription.settings.topic == log.name);
+            let of_it = self.subscriptions.values().filter_map(|group| group.queues.get(&log.name));
             log.retain(of_it.map(Queue::floor).min(), Timestamp::now());
         }
         self.skip_dropped();
     }
 
     fn skip_dropped(&mut self) {
-        for queue in self.subscriptions.values_mut() {
-            let log = &self.topics[&queue.subscription.settings.topic];
+        for (topic, queue) in self.subscriptions.values_mut().flat_map(|group| &mut group.queues) {
+            let log = &self.topics[topic];
             queue.skip_before(log.first());
             queue.skip(log.gone());
         }
@@ -158,17 +165,21 @@ impl State {
 
     pub(super) fn delete_topic(&mut self, name: &Name, expected: Option<u64>) -> Result<()> {
         check_revision(name, self.log(name)?.revision, expected)?;
-        let uses = |queue: &&Queue| {
-            let SubscriptionSettings { topic, retry, .. } = &queue.subscription.settings;
-            let own = queue.subscription.name.is_internal();
-            !own && (topic == name || retry.dead_letter_topic.as_ref() == Some(name))
+        let uses = |group: &&Group| {
+            let SubscriptionSettings { topic, retry, .. } = &group.subscription().settings;
+            let own = group.subscription().name.is_internal();
+            !own && (topic.name().as_ref() == Some(name) || retry.dead_letter_topic.as_ref() == Some(name))
         };
-        if let Some(queue) = self.subscriptions.values().find(uses) {
-            let subscription = queue.subscription.name.clone();
+        if let Some(group) = self.subscriptions.values().find(uses) {
+            let subscription = group.subscription().name.clone();
             return Err(Error::TopicInUse { topic: name.clone(), subscription });
         }
         self.topics.remove(name);
-        self.subscriptions.retain(|_, queue| queue.subscription.settings.topic != *name);
+        self.subscriptions
+            .retain(|_, group| group.subscription().settings.topic.name().as_ref() != Some(name));
+        for group in self.subscriptions.values_mut() {
+            group.remove(name);
+        }
         self.topic_changes.tell(|| TopicChanged::Deleted(name.clone()));
         Ok(())
     }
@@ -179,12 +190,15 @@ impl State {
         settings: SubscriptionSettings,
         intent: Intent,
     ) -> Result<Subscription> {
-        if let Some(Queue { subscription, .. }) = self.subscriptions.get(&name) {
+        if let Some(subscription) = self.subscriptions.get(&name).map(Group::subscription) {
             let same = subscription.settings == settings;
             return if same { Ok(subscription.clone()) } else { Err(Error::SubscriptionExists(name)) };
         }
-        let next = self.log(&settings.topic)?.resolve(settings.start);
+        let starts = self.starts(&settings.topic, settings.start)?;
         self.check_dead_letter_topic(&settings)?;
+        if settings.topic.name().is_none() {
+            self.check_covered(&settings.topic, None, starts.len())?;
+        }
         check_limit("subscriptions", self.subscriptions.len(), MAX_SUBSCRIPTIONS)?;
         let create_time = Timestamp::now();
         let subscription = Subscription { name: name.clone(), settings, revision: 1, create_time };
@@ -193,33 +207,80 @@ impl State {
             if !subscription.settings.idle_expiry.is_zero() {
                 self.expiring.insert(name.clone());
             }
-            self.subscriptions.insert(name, Queue::new(number, subscription.clone(), next));
+            let mut group = Group::new(number, subscription.clone());
+            for (topic, next) in starts {
+                group.add(self.next_number(), topic, next);
+            }
+            self.subscriptions.insert(name, group);
         }
         Ok(subscription)
     }
 
-    pub(super) fn queue(&self, name: &Name) -> Result<&Queue> {
+    /// Where to begin in the topic, or in each that a pattern covers.
+    pub(super) fn starts(&self, topics: &Pattern, start: Start) -> Result<Vec<(Name, Offset)>> {
+        if let Some(topic) = topics.name() {
+            let next = self.log(&topic)?.resolve(start);
+            return Ok(vec![(topic, next)]);
+        }
+        if matches!(start, Start::Offset(_)) {
+            return Err(Error::PatternOffset(topics.clone()));
+        }
+        let covered = self.topics.values().filter(|log| topics.matches(&log.name));
+        Ok(covered.map(|log| (log.name.clone(), log.resolve(start))).collect())
+    }
+
+    /// The subscriptions with patterns that cover a topic that is to be made.
+    fn readers_to_be(&self, topic: &Name) -> Result<Vec<Name>> {
+        let mut readers = Vec::new();
+        for (name, group) in &self.subscriptions {
+            let pattern = &group.subscription().settings.topic;
+            if pattern.name().is_none() && pattern.matches(topic) {
+                readers.push(name.clone());
+                self.check_covered(pattern, Some(name), group.queues.len() + 1)?;
+            }
+        }
+        Ok(readers)
+    }
+
+    /// Whether a pattern may cover so many topics.
+    fn check_covered(&self, pattern: &Pattern, subscription: Option<&Name>, topics: usize) -> Result<()> {
+        let patterns = self
+            .subscriptions
+            .iter()
+            .filter(|(_, group)| group.subscription().settings.topic.name().is_none());
+        let others = patterns.filter(|(name, _)| Some(*name) != subscription);
+        let in_all = others.map(|(_, group)| group.queues.len()).sum::<usize>() + topics;
+        if topics > MAX_PATTERN_TOPICS || in_all > MAX_COVERED_TOPICS {
+            return Err(Error::PatternFull { pattern: pattern.clone(), subscription: subscription.cloned() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn group(&self, name: &Name) -> Result<&Group> {
         self.subscriptions.get(name).ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
     }
 
-    pub(super) fn queue_mut(&mut self, name: &Name) -> Result<&mut Queue> {
+    pub(super) fn group_mut(&mut self, name: &Name) -> Result<&mut Group> {
         self.subscriptions.get_mut(name).ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
     }
 
     /// The subscription that a consumer was opened on, unless it is gone, and what delivering from it
     /// takes.
-    pub(super) fn queue_numbered(&mut self, name: &Name, number: u64) -> Result<(&mut Queue, &Log, &AckIds)> {
+    pub(super) fn group_numbered(
+        &mut self,
+        name: &Name,
+        number: u64,
+    ) -> Result<(&mut Group, &Logs, &AckIds)> {
         self.bury(name)?;
-        let queue = self.subscriptions.get_mut(name).filter(|queue| queue.number == number);
-        let queue = queue.ok_or_else(|| Error::SubscriptionDeleted(name.clone()))?;
-        let log = &self.topics[&queue.subscription.settings.topic];
-        Ok((queue, log, &self.ids))
+        let group = self.subscriptions.get_mut(name).filter(|group| group.number == number);
+        let group = group.ok_or_else(|| Error::SubscriptionDeleted(name.clone()))?;
+        Ok((group, &self.topics, &self.ids))
     }
 
     pub(super) fn subscriptions(&self, page: &Page, topic: Option<&Name>) -> Vec<Subscription> {
-        let all = entries(&self.subscriptions, page).map(|queue| &queue.subscription);
+        let all = entries(&self.subscriptions, page).map(Group::subscription);
         let all = all.filter(|found| !found.name.is_internal());
-        let of_topic = all.filter(|found| topic.is_none_or(|topic| found.settings.topic == *topic));
+        let of_topic = all.filter(|found| topic.is_none_or(|topic| found.settings.topic.matches(topic)));
         of_topic.take(page.limit).cloned().collect()
     }
 
@@ -230,7 +291,7 @@ impl State {
         expected: Option<u64>,
         intent: Intent,
     ) -> Result<Subscription> {
-        let current = &self.queue(name)?.subscription;
+        let current = self.group(name)?.subscription();
         check_revision(name, current.revision, expected)?;
         let mut changed = current.clone();
         let settings = &mut changed.settings;
@@ -247,35 +308,42 @@ impl State {
         changed.revision += u64::from(changed.settings != current.settings);
         self.check_dead_letter_topic(&changed.settings)?;
         if intent == Intent::Apply {
-            let queue = self.queue_mut(name)?;
-            queue.subscription = changed.clone();
-            queue.idle.touch(Instant::now().into_std());
+            let group = self.group_mut(name)?;
+            group.set_subscription(changed.clone());
+            group.idle.touch(Instant::now().into_std());
             self.expiring.insert(name.clone());
         }
         Ok(changed)
     }
 
     pub(super) fn delete_subscription(&mut self, name: &Name, expected: Option<u64>) -> Result<()> {
-        check_revision(name, self.queue(name)?.subscription.revision, expected)?;
+        check_revision(name, self.group(name)?.subscription().revision, expected)?;
         self.subscriptions.remove(name);
         Ok(())
     }
 
     pub(super) fn seek(&mut self, name: &Name, start: Start) -> Result<Offset> {
-        let queue = self.queue(name)?;
-        queue.idle.touch(Instant::now().into_std());
-        let log = self.log(&queue.subscription.settings.topic)?;
-        let (next, last) = (log.resolve(start), log.last());
-        if next > last + 1 {
-            return Err(Error::BeyondEnd { topic: log.name.clone(), offset: next, last });
+        let group = self.group(name)?;
+        group.idle.touch(Instant::now().into_std());
+        let topics = group.subscription().settings.topic.clone();
+        let starts = self.starts(&topics, start)?;
+        for (topic, next) in &starts {
+            let last = self.log(topic)?.last();
+            if *next > last + 1 {
+                return Err(Error::BeyondEnd { topic: topic.clone(), offset: *next, last });
+            }
         }
-        Ok(self.queue_mut(name)?.seek(next))
+        let mut floor = 0;
+        let group = self.group_mut(name)?;
+        for (topic, next) in starts {
+            floor = group.queues.get_mut(&topic).map_or(0, |queue| queue.seek(next));
+        }
+        Ok(if topics.name().is_some() { floor } else { 0 })
     }
 
     pub(super) fn stats(&mut self, name: &Name) -> Result<SubscriptionStats> {
         self.bury(name)?;
-        let queue = self.queue(name)?;
-        Ok(queue.stats(self.log(&queue.subscription.settings.topic)?, Instant::now()))
+        Ok(self.group(name)?.stats(&self.topics, Instant::now()))
     }
 
     pub(super) fn settle(
@@ -284,29 +352,28 @@ impl State {
         ids: Vec<Bytes>,
         settlement: &Settlement,
     ) -> Result<Settled> {
-        let number = self.queue(name)?.number;
-        let (queue, log, keys) = self.queue_numbered(name, number)?;
-        queue.idle.touch(Instant::now().into_std());
-        let settled = queue.settle(ids, settlement, log, keys, Instant::now());
+        let number = self.group(name)?.number;
+        let (group, logs, keys) = self.group_numbered(name, number)?;
+        group.idle.touch(Instant::now().into_std());
+        let settled = group.settle(ids, settlement, logs, keys, Instant::now());
         self.bury(name)?;
         Ok(settled)
     }
 
     /// Settles deliveries whose ids count.
     pub(super) fn ack(&mut self, name: &Name, ids: Vec<Bytes>) -> Result<Offset> {
-        let queue = self.subscriptions.get_mut(name);
-        let queue = queue.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))?;
-        let log = &self.topics[&queue.subscription.settings.topic];
+        let group = self.subscriptions.get_mut(name);
+        let group = group.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))?;
         let ack = Settlement::Ack { cumulative: false };
-        Ok(queue.settle(ids, &ack, log, &self.ids, Instant::now()).committed_offset)
+        Ok(group.settle(ids, &ack, &self.topics, &self.ids, Instant::now()).committed_offset)
     }
 
     /// Deletes the subscriptions that have gone unused for too long.
     pub(super) fn forget_unused(&mut self, now: std::time::Instant) {
         let Self { expiring, subscriptions, .. } = self;
         expiring.retain(|name| {
-            let Some(queue) = subscriptions.get(name) else { return false };
-            let expires = queue.idle.expires(queue.subscription.settings.idle_expiry, now);
+            let Some(group) = subscriptions.get(name) else { return false };
+            let expires = group.idle.expires(group.subscription().settings.idle_expiry, now);
             if expires.is_some_and(|expires| expires <= now) {
                 subscriptions.remove(name);
             }
@@ -316,27 +383,31 @@ impl State {
 
     /// A consumer is gone.
     pub(super) fn leave(&mut self, name: &Name, number: u64, consumer: u64) -> Result<()> {
-        self.queue_numbered(name, number)?.0.leave(consumer, Instant::now());
+        self.group_numbered(name, number)?.0.leave(consumer, Instant::now());
         self.bury(name)
     }
 
     /// The subscriptions that are not the server's own.
-    pub(super) fn users_queues(&self) -> impl Iterator<Item = &Queue> {
-        self.subscriptions.values().filter(|queue| !queue.subscription.name.is_internal())
+    pub(super) fn users_groups(&self) -> impl Iterator<Item = &Group> {
+        self.subscriptions.values().filter(|group| !group.subscription().name.is_internal())
     }
 
     /// Puts the messages that a subscription has given up by now where they go, and skips those that are
     /// for others.
     pub(super) fn bury(&mut self, name: &Name) -> Result<()> {
-        let Some(queue) = self.subscriptions.get_mut(name) else { return Ok(()) };
-        let log = &self.topics[&queue.subscription.settings.topic];
-        queue.drop_expired(log, Instant::now());
-        queue.skip_foreign(log);
-        for letter in queue.give_up(Instant::now()) {
-            let settings = &self.subscriptions[name].subscription.settings;
+        let Some(group) = self.subscriptions.get_mut(name) else { return Ok(()) };
+        let dead_letters = group.subscription().settings.retry.dead_letter_topic.clone();
+        let mut letters = Vec::new();
+        for (topic, queue) in &mut group.queues {
+            let log = &self.topics[topic];
+            queue.drop_expired(log, Instant::now());
+            queue.skip_foreign(log);
+            letters.extend(queue.give_up(Instant::now()));
+        }
+        for letter in letters {
             let mut place = None;
-            if let Some(topic) = settings.retry.dead_letter_topic.clone() {
-                let message = self.topics[&settings.topic].get(letter.offset).expect("it was delivered");
+            if let Some(topic) = dead_letters.clone() {
+                let message = self.topics[&letter.topic].get(letter.offset).expect("it was delivered");
                 let marked = letter.mark(&message.envelope);
                 let log = self.log_mut(&topic)?;
                 log.append(vec![marked]);
@@ -349,7 +420,7 @@ impl State {
 
     fn check_dead_letter_topic(&self, settings: &SubscriptionSettings) -> Result<()> {
         match &settings.retry.dead_letter_topic {
-            Some(topic) if *topic == settings.topic => Err(Error::DeadLetterLoop(topic.clone())),
+            Some(topic) if settings.topic.matches(topic) => Err(Error::DeadLetterLoop(topic.clone())),
             Some(topic) if self.log(topic)?.settings.compacted => {
                 Err(Error::DeadLetterCompacted(topic.clone()))
             }

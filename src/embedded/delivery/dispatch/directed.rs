@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use super::Dispatcher;
+use super::Lane;
 use super::settle::Ranges;
 use crate::model::{Happening, StoredMessage};
 
-impl Dispatcher {
+impl Lane {
     /// Takes out the messages that are for another subscription: they count as settled here.
     pub(super) fn skip_directed(&mut self, messages: Vec<StoredMessage>) -> Vec<StoredMessage> {
         let own = self.subject.name.as_str();

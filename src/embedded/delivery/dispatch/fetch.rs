@@ -4,16 +4,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::settle::Ranges;
-use super::{Dispatcher, READ_RETRY};
+use super::{Lane, READ_RETRY};
 use crate::embedded::log::reader::ReadBatch;
 use crate::engine::{Error, ReadLimit, Result};
 use crate::model::limits::MAX_BATCH_MESSAGES;
 use crate::model::{Offset, StoredMessage};
 
-/// How much one fetch reads: several batches, since disks are read best in large chunks.
+/// How much one fetch reads of an only topic: several batches, since disks are read best in large chunks.
 const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: 1 << 20 };
-/// With fewer messages ready than this, the next ones are fetched while these are handed out.
-const READ_AHEAD_BELOW: usize = MAX_BATCH_MESSAGES / 2;
+/// How much it reads at least, however many topics there are.
+const LEAST_FETCH: ReadLimit = ReadLimit { messages: 50, bytes: 64 << 10 };
+
+/// How much to read at once of each of so many topics: together about as much as of one, but for the least.
+pub(super) fn fetch_limit(topics: usize) -> ReadLimit {
+    let share = |all: usize, least: usize| (all / topics.max(1)).max(least);
+    ReadLimit {
+        messages: share(FETCH.messages, LEAST_FETCH.messages),
+        bytes: share(FETCH.bytes, LEAST_FETCH.bytes),
+    }
+}
 
 /// What is being read from disk.
 pub(super) enum Fetched {
@@ -23,11 +32,13 @@ pub(super) enum Fetched {
     Again(Offset, Result<ReadBatch>),
 }
 
-impl Dispatcher {
-    /// Whether to read ahead.
+impl Lane {
+    /// Whether to read ahead: with fewer messages ready, the next ones are fetched while these are handed out.
     pub(super) fn wants_more(&self) -> bool {
         let bytes = || self.ready.iter().map(|message| message.envelope.len()).sum::<usize>();
-        self.sieve.unsifted.is_empty() && self.ready.len() < READ_AHEAD_BELOW && bytes() < FETCH.bytes
+        self.sieve.unsifted.is_empty()
+            && self.ready.len() < self.fetch_limit.messages / 2
+            && bytes() < self.fetch_limit.bytes
     }
 
     pub(super) fn take_new(&mut self) -> Option<StoredMessage> {
@@ -52,7 +63,7 @@ impl Dispatcher {
                 self.behind = false;
                 return;
             }
-            match self.subject.log.reader.read_cached(&self.subject.topic, from, FETCH) {
+            match self.subject.log.reader.read_cached(&self.subject.topic, from, self.fetch_limit) {
                 Some(read) => {
                     self.behind = false;
                     self.fetched(Fetched::New(from, read));
@@ -80,7 +91,7 @@ impl Dispatcher {
         if !self.may_fetch() {
             return None;
         }
-        let limit = ReadLimit { messages: 1, ..FETCH };
+        let limit = ReadLimit { messages: 1, ..self.fetch_limit };
         match self.subject.log.reader.read_cached(&self.subject.topic, offset, limit) {
             Some(read) => self.fetched(Fetched::Again(offset, read)),
             None => self.fetch_again(offset),
@@ -93,16 +104,18 @@ impl Dispatcher {
             self.behind = true;
             self.used = Instant::now();
             let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
+            let limit = self.fetch_limit;
             self.fetch =
-                Some(Box::pin(async move { Fetched::New(from, reader.read(&topic, from, FETCH).await) }));
+                Some(Box::pin(async move { Fetched::New(from, reader.read(&topic, from, limit).await) }));
         }
     }
 
     fn fetch_again(&mut self, from: Offset) {
         self.used = Instant::now();
         let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
+        let limit = self.fetch_limit;
         self.fetch =
-            Some(Box::pin(async move { Fetched::Again(from, reader.read(&topic, from, FETCH).await) }));
+            Some(Box::pin(async move { Fetched::Again(from, reader.read(&topic, from, limit).await) }));
     }
 
     pub(super) fn fetched(&mut self, fetched: Fetched) {

@@ -6,12 +6,12 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::settle::Ranges;
-use super::{DeadLetters, Dispatcher, READ_RETRY};
+use super::{DeadLetters, Lane, READ_RETRY};
 use crate::embedded::delivery::burial::{Burial, Buried};
 use crate::engine::Error;
 use crate::model::Offset;
 
-impl Dispatcher {
+impl Lane {
     /// Sees to the messages that were given up, one at a time.
     pub(super) fn bury(&mut self, now: Instant) {
         if self.burial.is_some() || self.bury_again.is_some_and(|at| at > now) {

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Dispatcher, KEEP_FETCHED, Taker};
+use super::{Dispatcher, KEEP_FETCHED, Lane, Taker};
 use crate::embedded::attempts::Attempts;
 use crate::embedded::delivery::ack_id::AckId;
-use crate::embedded::delivery::leases::{About, Key, Next, Who};
+use crate::embedded::delivery::leases::{About, ConsumerId, Elsewhere, Key, Next, Who};
 use crate::embedded::log::Operation;
 use crate::engine::{ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
-use crate::model::{Delivery, Header, Offset, StoredMessage};
+use crate::model::{Delivery, Header, Mode, Offset, StoredMessage};
 
 /// How much longer a pull may take while it looks for messages that the filter wants.
 const SIFT_GRACE: Duration = Duration::from_secs(1);
@@ -21,9 +21,9 @@ const BATCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BA
 impl Dispatcher {
     /// Serves those who wait, each in turn, as long as there is something for somebody.
     pub(super) fn hand_out(&mut self, now: Instant) {
-        let mut sharers = self.takers_with_room();
+        let mut sharers = if self.takers.is_empty() { 0 } else { self.takers_with_room() };
         for _ in 0..self.takers.len() {
-            if !self.has_something(now) {
+            if !self.lanes.values_mut().any(|lane| lane.has_something(now)) {
                 break;
             }
             let Some(taker) = self.takers.pop_front() else { break };
@@ -32,18 +32,13 @@ impl Dispatcher {
                 None => sharers = sharers.saturating_sub(1),
             }
         }
-        if sharers > 0 && self.behind && self.wants_more() {
-            self.fetch_new(self.next_to_fetch());
+        if sharers > 0 {
+            for lane in self.lanes.values_mut().filter(|lane| lane.behind && lane.wants_more()) {
+                lane.fetch_new(lane.next_to_fetch());
+            }
         }
         self.end_pulls(now);
-        let has_fetched = self.has_fetched();
-        if has_fetched && now >= self.used + KEEP_FETCHED {
-            self.ready = VecDeque::new();
-            self.sieve.unsifted = VecDeque::new();
-            self.again = BTreeMap::new();
-            // What is being read follows what is not here any more.
-            self.fetch = None;
-        }
+        self.lanes.values_mut().for_each(|lane| lane.forget_unused(now));
     }
 
     /// Serves one; returns it if there is nothing for it now.
@@ -52,11 +47,17 @@ impl Dispatcher {
             Taker::Consumer(id) if !self.slots.contains_key(id) => return None,
             Taker::Pull(pull) if pull.reply.is_closed() => return None,
             Taker::Consumer(id) => (Who::Consumer(*id), BATCH),
-            Taker::Pull(pull) => (self.leases.pull(), pull.limit),
+            Taker::Pull(pull) => {
+                self.last_pull += 1;
+                (Who::Pull(self.last_pull), pull.limit)
+            }
         };
         let deliveries = self.collect(who, limit, sharers, now);
         if deliveries.is_empty() {
             return Some(taker);
+        }
+        if let Who::Consumer(consumer) = who {
+            self.slow.served(consumer);
         }
         let refused = match taker {
             Taker::Consumer(id) => self.slots.get(&id).map(|slot| slot.try_send(Ok(deliveries)).is_err()),
@@ -74,24 +75,144 @@ impl Dispatcher {
     /// A pull went away just now: its messages are due at once.
     fn give_back(&mut self, refused: Result<Vec<Delivery>>, now: Instant) {
         for delivery in refused.unwrap_or_default() {
-            if let Some(id) = self.subject.signer.open(&delivery.ack_id) {
-                self.leases.take_back_unseen(id.offset, now);
+            if let Ok(id) = self.open(&delivery.ack_id)
+                && let Some(lane) = self.lanes.get_mut(&id.subscription)
+            {
+                lane.leases.take_back_unseen(id.offset, now);
             }
         }
     }
 
-    /// Leases messages to a consumer, as many as there are, as it may have, and as is fair.
+    /// Leases messages to a consumer, as many as there are, as it may have, and as is fair; from each topic
+    /// in its turn.
     fn collect(&mut self, who: Who, limit: ReadLimit, sharers: usize, now: Instant) -> Vec<Delivery> {
+        let known = who.consumer().and_then(|id| self.known.get(&id)).map(|who| Arc::clone(&who.id));
+        if let (1, Some(lane)) = (self.lanes.len(), self.lanes.values_mut().next()) {
+            let most = lane.available(now).div_ceil(sharers.max(1)).max(1);
+            let room = Room { messages: limit.messages.min(most), bytes: limit.bytes, has_begun: false };
+            return lane.collect(who, known.as_ref(), room, now);
+        }
+        let mut all = self.everything(who);
+        let (lanes, turns) = (&mut self.lanes, &mut self.turns);
+        let ready = turns.ready(|id| lanes.get_mut(&id).is_some_and(|lane| lane.has_something(now)));
+        let available: usize = ready.iter().map(|id| lanes[id].available(now)).sum();
+        let most = available.div_ceil(sharers.max(1)).max(1).min(limit.messages);
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut bytes_left = limit.bytes;
+        turns.divide(most, ready, |id, messages| {
+            let Some(lane) = lanes.get_mut(&id) else { return 0 };
+            let before = lane.counts(who);
+            lane.leases.set_elsewhere(without(all, before));
+            let room = Room { messages, bytes: bytes_left, has_begun: !deliveries.is_empty() };
+            let taken = lane.collect(who, known.as_ref(), room, now);
+            all = with(without(all, before), lane.counts(who));
+            let bytes: usize = taken.iter().map(|delivery| delivery.message.envelope.len()).sum();
+            bytes_left = bytes_left.saturating_sub(bytes);
+            let count = taken.len();
+            deliveries.extend(taken);
+            count
+        });
+        deliveries
+    }
+
+    /// What counts toward the limits of whoever is served, of all topics.
+    fn everything(&self, who: Who) -> Elsewhere {
+        self.lanes.values().fold(Elsewhere::default(), |all, lane| with(all, lane.counts(who)))
+    }
+
+    /// How many wait and may have messages.
+    fn takers_with_room(&self) -> usize {
+        if let (1, Some(lane)) = (self.lanes.len(), self.lanes.values().next()) {
+            let room = |taker: &&Taker| match taker {
+                Taker::Consumer(id) => lane.leases.room(Who::Consumer(*id)).0 > 0,
+                Taker::Pull(_) => true,
+            };
+            return self.takers.iter().filter(room).count();
+        }
+        let held = held(&self.lanes);
+        let is_pulled = self.lanes.values().any(|lane| lane.leases.here().pulled > 0);
+        let is_exclusive = self.common.rules.mode == Mode::Exclusive;
+        let oldest = self.consumers.keys().next();
+        let room = |taker: &&Taker| {
+            let Taker::Consumer(id) = taker else { return true };
+            let (messages, _) = held.get(id).copied().unwrap_or_default();
+            let standby = is_exclusive && (is_pulled || oldest != Some(id));
+            !standby && self.consumers.get(id).is_some_and(|credit| credit.messages > messages)
+        };
+        self.takers.iter().filter(room).count()
+    }
+
+    /// Answers pulls whose time is over, unless their messages are being fetched; with a filter, that may
+    /// go on for a while without any that are wanted.
+    fn end_pulls(&mut self, now: Instant) {
+        let is_fetching = self.lanes.values().any(|lane| lane.fetch.is_some());
+        if is_fetching && self.common.filter.is_empty() {
+            return;
+        }
+        let is_looking = is_fetching || self.has_more_to_sift();
+        let grace = if is_looking { SIFT_GRACE } else { Duration::ZERO };
+        for taker in std::mem::take(&mut self.takers) {
+            match taker {
+                Taker::Pull(pull) if pull.until + grace <= now => drop(pull.reply.send(Ok(Vec::new()))),
+                taker => self.takers.push_back(taker),
+            }
+        }
+    }
+}
+
+/// What consumers hold of all topics: messages and bytes.
+pub(super) fn held(lanes: &BTreeMap<u64, Lane>) -> BTreeMap<ConsumerId, (u32, u64)> {
+    let mut held = BTreeMap::<ConsumerId, (u32, u64)>::new();
+    for lane in lanes.values().filter(|lane| lane.leases.leased() > 0) {
+        for (consumer, messages, bytes) in lane.leases.holdings() {
+            let all = held.entry(consumer).or_default();
+            (all.0, all.1) = (all.0 + messages, all.1 + bytes);
+        }
+    }
+    held
+}
+
+fn with(all: Elsewhere, more: Elsewhere) -> Elsewhere {
+    Elsewhere {
+        messages: all.messages + more.messages,
+        bytes: all.bytes + more.bytes,
+        in_flight: all.in_flight + more.in_flight,
+        pulled: all.pulled + more.pulled,
+        parked: all.parked + more.parked,
+        scheduled: all.scheduled + more.scheduled,
+    }
+}
+
+fn without(all: Elsewhere, less: Elsewhere) -> Elsewhere {
+    Elsewhere {
+        messages: all.messages - less.messages,
+        bytes: all.bytes - less.bytes,
+        in_flight: all.in_flight - less.in_flight,
+        pulled: all.pulled - less.pulled,
+        parked: all.parked - less.parked,
+        scheduled: all.scheduled - less.scheduled,
+    }
+}
+
+/// Room for messages in a batch.
+#[derive(Clone, Copy)]
+struct Room {
+    messages: usize,
+    bytes: usize,
+    /// There are messages in the batch already.
+    has_begun: bool,
+}
+
+impl Lane {
+    /// Leases messages to a consumer, as many as there are and as it may have.
+    fn collect(&mut self, who: Who, known: Option<&Arc<str>>, limit: Room, now: Instant) -> Vec<Delivery> {
         let (room_messages, room_bytes) = self.leases.room(who);
-        let room = room_messages.min(limit.messages);
-        if room == 0 {
+        let max_messages = room_messages.min(limit.messages);
+        if max_messages == 0 {
             return Vec::new();
         }
-        let available = self.ready.len() + self.leases.due(now);
-        let share = available.div_ceil(sharers.max(1)).max(1);
-        let max_messages = room.min(share);
-
-        let mut batch: Vec<(StoredMessage, u64, u32)> = Vec::with_capacity(max_messages.min(available));
+        let mut batch: Vec<(StoredMessage, u64, u32)> =
+            Vec::with_capacity(max_messages.min(self.available(now)));
         let mut bytes = 0;
         let mut skip_again = false;
         while batch.len() < max_messages {
@@ -118,7 +239,8 @@ impl Dispatcher {
             }
             let size = message.envelope.len() as u64;
             // One message of any size always fits a batch, and a consumer that holds nothing.
-            let fits_batch = batch.is_empty() || bytes + size <= limit.bytes as u64;
+            let is_first = batch.is_empty() && !limit.has_begun;
+            let fits_batch = is_first || bytes + size <= limit.bytes as u64;
             let fits_credit =
                 bytes + size <= room_bytes || (batch.is_empty() && self.leases.holds_nothing(who));
             if !(fits_batch && fits_credit) {
@@ -132,7 +254,7 @@ impl Dispatcher {
         if !batch.is_empty() {
             self.used = now;
             self.write_down(&batch);
-            self.note_delivered(who.consumer(), &batch, now);
+            self.note_delivered(known, &batch, now);
         }
         self.sign(batch)
     }
@@ -165,23 +287,36 @@ impl Dispatcher {
     }
 
     /// Whether there is a message to hand out, or can be at once.
-    fn has_something(&mut self, now: Instant) -> bool {
+    pub(super) fn has_something(&mut self, now: Instant) -> bool {
         self.make_ready();
         !self.ready.is_empty() || self.leases.has_due(now)
+    }
+
+    /// How many messages are at hand, about.
+    fn available(&self, now: Instant) -> usize {
+        self.ready.len() + self.leases.due(now)
+    }
+
+    /// What of this counts toward limits, where somebody is served from another topic.
+    fn counts(&self, who: Who) -> Elsewhere {
+        let (messages, bytes) = who.consumer().map_or((0, 0), |consumer| self.leases.holds(consumer));
+        Elsewhere { messages, bytes, ..self.leases.here() }
+    }
+
+    /// Forgets what was fetched if nobody takes it.
+    fn forget_unused(&mut self, now: Instant) {
+        if self.has_fetched() && now >= self.used + KEEP_FETCHED {
+            self.ready = VecDeque::new();
+            self.sieve.unsifted = VecDeque::new();
+            self.again = BTreeMap::new();
+            // What is being read follows what is not here any more.
+            self.fetch = None;
+        }
     }
 
     /// Whether there are messages in memory that nobody has taken yet.
     pub(super) fn has_fetched(&self) -> bool {
         !self.ready.is_empty() || !self.again.is_empty() || !self.sieve.unsifted.is_empty()
-    }
-
-    /// How many wait and may have messages.
-    fn takers_with_room(&self) -> usize {
-        let room = |taker: &&Taker| match taker {
-            Taker::Consumer(id) => self.leases.room(Who::Consumer(*id)).0 > 0,
-            Taker::Pull(_) => true,
-        };
-        self.takers.iter().filter(room).count()
     }
 
     fn sign(&self, batch: Vec<(StoredMessage, u64, u32)>) -> Vec<Delivery> {
@@ -202,22 +337,6 @@ impl Dispatcher {
             self.ready.push_front(message);
         } else {
             self.again.insert(message.offset, message);
-        }
-    }
-
-    /// Answers pulls whose time is over, unless their messages are being fetched; with a filter, that may
-    /// go on for a while without any that are wanted.
-    fn end_pulls(&mut self, now: Instant) {
-        if self.fetch.is_some() && self.sieve.is_open() {
-            return;
-        }
-        let is_looking = self.fetch.is_some() || self.has_more_to_sift();
-        let grace = if is_looking { SIFT_GRACE } else { Duration::ZERO };
-        for taker in std::mem::take(&mut self.takers) {
-            match taker {
-                Taker::Pull(pull) if pull.until + grace <= now => drop(pull.reply.send(Ok(Vec::new()))),
-                taker => self.takers.push_back(taker),
-            }
         }
     }
 }

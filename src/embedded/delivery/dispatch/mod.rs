@@ -1,46 +1,45 @@
 //! The task that owns one subscription: it feeds the leases with what happens, fetches messages from
 //! the log, and hands them to consumers that wait.
 //!
-//! Here is the loop, and who comes and goes. [`settle`], [`hand_out`], [`fetch`], [`directed`], [`sift`],
-//! [`give_up`], [`reserve`], [`requests`] and [`notices`] each add a part of the dispatcher.
+//! What it does with one topic is a [`lane`]; a subscription to one topic has one, one with a pattern any
+//! number. They share the consumers and the limits. Here is the loop, and who comes and goes. [`settle`],
+//! [`hand_out`], [`fetch`], [`directed`], [`sift`], [`give_up`], [`reserve`], [`requests`] and [`notices`]
+//! each add a part of the dispatcher or of its lanes.
 
 mod directed;
 mod fetch;
 mod give_up;
 mod hand_out;
+mod lane;
 mod notices;
 mod requests;
 mod reserve;
 mod settle;
 mod sift;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::pending;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{pending, poll_fn};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::fetch::Fetched;
+use self::lane::Lane;
+pub(crate) use self::lane::NewLane;
 pub(crate) use self::requests::{Discarded, Member, Request};
 pub(crate) use self::reserve::Reservation;
-use self::settle::Ranges;
 use super::ack_id::Signer;
-use super::burial::Buried;
-use super::leases::{ConsumerId, Leases, Rules};
-use super::sieve::Sieve;
+use super::leases::{ConsumerId, Elsewhere, Rules};
+use super::sieve::SIFT_TIME;
 use super::slow::SlowConsumers;
-use crate::embedded::attempts::Unwritten;
-use crate::embedded::log::format::Seek;
-use crate::embedded::log::transaction::Settle;
+use super::turns::Turns;
+use super::visible::Visible;
 use crate::embedded::log::{Log, Operation, Place};
-use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Announcer, Credit, Error, Failure, ReadLimit, Result, Settlement};
-use crate::model::limits::MAX_CONSUMERS_PER_SUBSCRIPTION;
-use crate::model::{Advisory, Delivery, Filter, Name, Offset, StoredMessage, Timestamp};
+use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_PATTERN_TOPICS};
+use crate::model::{Advisory, ConsumerInfo, Delivery, Filter, Journey, Mode, Name, Offset, Timestamp};
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
@@ -92,10 +91,18 @@ pub(crate) enum Event {
     Filter(Filter),
     /// The owner paused or resumed it.
     Pause(bool),
-    /// The owner moves it: this is the first message not settled then.
-    Seek { next: Offset, reply: oneshot::Sender<Result<Offset>> },
+    /// The owner moves it: these are the first messages not settled then, by lane.
+    Seek { next: Vec<(u64, Offset)>, reply: oneshot::Sender<Result<Offset>> },
+    /// It reads another topic, too.
+    AddLane(Box<NewLane>),
+    /// A topic is gone, and with it this lane.
+    RemoveLane(u64),
     /// How is it going?
     Stats(oneshot::Sender<Snapshot>),
+    /// What became of a message of this lane?
+    Explain { lane: u64, offset: Offset, reply: oneshot::Sender<Journey> },
+    /// Who is connected?
+    Consumers(oneshot::Sender<Vec<ConsumerInfo>>),
     /// Anything else.
     Request(Request),
 }
@@ -104,8 +111,10 @@ pub(crate) enum Event {
 pub(crate) struct SettleReply {
     /// Ids without effect.
     pub(crate) failures: Vec<(Bytes, Failure)>,
-    /// Resolves with the floor when what was settled is durable; `None` if nothing was.
+    /// Resolves when what was settled is durable; `None` if nothing was.
     pub(crate) durable: Option<oneshot::Receiver<Result<Offset>>>,
+    /// The lane of the last id of this subscription.
+    pub(crate) lane: Option<u64>,
     /// The write queue's place, held until then.
     pub(crate) place: Option<Place>,
 }
@@ -118,7 +127,7 @@ pub(crate) struct Pull {
 }
 
 /// What a subscription's consumers are doing.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Snapshot {
     pub(crate) leased: u64,
     pub(crate) scheduled: u64,
@@ -138,57 +147,53 @@ pub(crate) enum DeadLetters {
     Lost,
 }
 
-/// What the task is given to work with.
-pub(crate) struct Subject {
+/// What the task is given to work with, whatever the topic.
+pub(crate) struct Common {
     /// The subscription's name.
     pub(crate) name: Name,
-    /// Its number.
-    pub(crate) id: u64,
-    /// How often it was moved by a seek.
-    pub(crate) epoch: u32,
+    /// What its owner chose.
+    pub(crate) rules: Rules,
     /// Whether it hands nothing out.
     pub(crate) paused: bool,
     /// Which messages it wants.
     pub(crate) filter: Filter,
-    /// What it reads.
-    pub(crate) topic: Arc<TopicHandle>,
+    /// Whether there may be more topics.
+    pub(crate) is_pattern: bool,
     /// Where messages go that are given up.
     pub(crate) dead_letters: DeadLetters,
     pub(crate) log: Log,
     pub(crate) signer: Signer,
-    /// What is settled on disk.
-    pub(crate) committed: Arc<Committed>,
-    /// What is handed out and not written down yet.
-    pub(crate) unwritten: Arc<Unwritten>,
     /// Tells those who watch.
     pub(crate) advisories: Announcer<Advisory>,
     /// Becomes the reason when the subscription ends.
     pub(crate) end: watch::Receiver<Option<Error>>,
 }
 
-/// Starts the task. It ends when every sender is gone or `subject.end` has a reason.
-pub(crate) fn start(subject: Subject, leases: Leases) -> mpsc::Sender<Event> {
+/// Starts the task. It ends when every sender is gone or `common.end` has a reason.
+pub(crate) fn start(common: Common, lanes: Vec<NewLane>) -> mpsc::Sender<Event> {
     let (events, queue) = mpsc::channel(MAX_CONSUMERS_PER_SUBSCRIPTION + QUEUED_CALLS);
-    let dispatcher = Dispatcher {
-        sieve: Sieve::new(subject.filter.clone(), Instant::now()),
-        subject,
-        leases,
+    let mut visible = Visible::many();
+    if let ([only], false) = (&lanes[..], common.is_pattern) {
+        visible = Visible::One(only.topic.watch());
+    }
+    let mut dispatcher = Dispatcher {
+        common,
+        lanes: BTreeMap::new(),
+        turns: Turns::default(),
+        gone: VecDeque::new(),
+        past: Snapshot::default(),
+        visible,
         slots: BTreeMap::new(),
         known: BTreeMap::new(),
+        consumers: BTreeMap::new(),
+        last_consumer: 0,
+        last_pull: 0,
         slow: SlowConsumers::default(),
-        moving: BTreeSet::new(),
         takers: VecDeque::new(),
-        ready: VecDeque::new(),
-        again: BTreeMap::new(),
-        fetch: None,
-        behind: false,
-        read_again: None,
-        used: Instant::now(),
-        burial: None,
-        bury_again: None,
-        dead_lettered: 0,
-        passed_over: None,
     };
+    for lane in lanes {
+        dispatcher.add_lane(lane);
+    }
     tokio::spawn(dispatcher.run(queue));
     events
 }
@@ -200,42 +205,31 @@ enum Taker {
 }
 
 struct Dispatcher {
-    subject: Subject,
-    leases: Leases,
-    sieve: Sieve,
+    common: Common,
+    /// What it does with each topic, by number.
+    lanes: BTreeMap<u64, Lane>,
+    /// Which of them is served next.
+    turns: Turns,
+    /// The last ones that are gone.
+    gone: VecDeque<u64>,
+    /// What they counted.
+    past: Snapshot,
+    visible: Visible,
     slots: BTreeMap<ConsumerId, Slot>,
     /// Who they are.
     known: BTreeMap<ConsumerId, Arc<Member>>,
+    /// What they may hold, of all topics together.
+    consumers: BTreeMap<ConsumerId, Credit>,
+    last_consumer: ConsumerId,
+    last_pull: u64,
     slow: SlowConsumers,
-    /// Messages that are being moved.
-    moving: BTreeSet<Offset>,
     /// Who waits, in turn. A consumer is here at most once.
     takers: VecDeque<Taker>,
-    /// Fetched messages that were never handed out, in order.
-    ready: VecDeque<StoredMessage>,
-    /// Fetched messages to be handed out again.
-    again: BTreeMap<Offset, StoredMessage>,
-    fetch: Option<BoxFuture<'static, Fetched>>,
-    /// The last messages came from disk: more will.
-    behind: bool,
-    /// The disk could not be read: not before this time again.
-    read_again: Option<Instant>,
-    /// When fetched messages were last handed out, or came.
-    used: Instant,
-    /// A message on its way to the dead letters.
-    burial: Option<BoxFuture<'static, (Offset, Buried)>>,
-    /// The last one did not get there: not before this time again.
-    bury_again: Option<Instant>,
-    dead_lettered: u64,
-    /// The first message that was passed over because it is damaged. It was not handed out, and nothing
-    /// is noted to have been from there on.
-    passed_over: Option<Offset>,
 }
 
 impl Dispatcher {
     async fn run(mut self, mut queue: mpsc::Receiver<Event>) {
-        let mut visible = self.subject.topic.watch();
-        let mut end = self.subject.end.clone();
+        let mut end = self.common.end.clone();
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         let mut wake_at = None::<Instant>;
         self.check_filter();
@@ -249,8 +243,7 @@ impl Dispatcher {
                     None => pending().await,
                 }
             };
-            let fetched = OptionFuture::from(self.fetch.as_mut());
-            let buried = OptionFuture::from(self.burial.as_mut());
+            let lanes = &mut self.lanes;
             tokio::select! {
                 reason = end.wait_for(Option::is_some) => {
                     let reason = reason.ok().and_then(|reason| reason.clone()).unwrap_or(Error::Closed);
@@ -261,35 +254,34 @@ impl Dispatcher {
                         return;
                     }
                 }
-                Some(fetched) = fetched => {
-                    self.fetch = None;
-                    self.fetched(fetched);
-                }
-                Some((offset, result)) = buried => {
-                    self.burial = None;
-                    self.buried(offset, result);
-                }
-                changed = visible.changed(), if !self.takers.is_empty() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+                () = poll_fn(|context| lane::poll_all(lanes, context)) => {}
+                () = self.visible.changed(), if !self.takers.is_empty() => {}
                 () = timer => {}
             }
             let now = Instant::now();
             // What is over is over before anybody asks about it.
-            self.leases.expire(now, Timestamp::now());
-            self.skip_dropped();
+            for lane in self.lanes.values_mut() {
+                lane.leases.expire(now, Timestamp::now());
+                lane.skip_dropped();
+            }
             for event in events.drain(..) {
                 self.handle(event, now);
             }
-            visible.mark_unchanged();
-            self.leases.expire(now, Timestamp::now());
-            self.sieve.begin(now);
+            self.visible.mark_unchanged();
+            let time = SIFT_TIME / u32::try_from(self.lanes.len()).unwrap_or(u32::MAX).max(1);
+            for lane in self.lanes.values_mut() {
+                lane.leases.expire(now, Timestamp::now());
+                lane.sieve.begin(if time == SIFT_TIME { now } else { Instant::now() }, time);
+                if !self.takers.is_empty() {
+                    lane.make_ready();
+                }
+            }
             self.hand_out(now);
-            self.settle_unwanted(&[]);
-            self.bury(now);
-            self.commit_expired();
+            for lane in self.lanes.values_mut() {
+                lane.settle_unwanted(&[]);
+                lane.bury(now);
+                lane.commit_expired();
+            }
             self.tell_of_slow(now);
             wake_at = self.wake_at(now);
         }
@@ -303,7 +295,7 @@ impl Dispatcher {
                 }
             }
             Event::Want(consumer) => self.takers.push_back(Taker::Consumer(consumer)),
-            Event::Credit(consumer, credit) => self.leases.set_credit(consumer, credit),
+            Event::Credit(consumer, credit) => self.set_credit(consumer, credit),
             Event::Leave(seat) => seat.get().into_iter().for_each(|&consumer| self.leave(consumer, now)),
             Event::Settle { ids, settlement, place, reply } => {
                 let _ = reply.send(self.settle(ids, &settlement, place, now));
@@ -311,16 +303,77 @@ impl Dispatcher {
             Event::Reserve { ids, reply } => self.reserve(&ids, reply, now),
             Event::Release { reservation, committed } => self.release(&reservation, committed, now),
             Event::Pull(pull) => self.pull(pull),
-            Event::Rules(rules, dead_letters) => {
-                self.leases.set_rules(rules);
-                self.subject.dead_letters = dead_letters;
-            }
+            Event::Rules(rules, dead_letters) => self.set_rules(rules, &dead_letters),
             Event::Filter(filter) => self.set_filter(filter),
             Event::Pause(paused) => self.pause(paused),
             Event::Seek { next, reply } => self.seek(next, reply),
+            Event::AddLane(lane) => self.add_lane(*lane),
+            Event::RemoveLane(lane) => self.remove_lane(lane),
             Event::Stats(reply) => drop(reply.send(self.snapshot())),
-            Event::Request(request) => self.request(request, now),
+            Event::Explain { lane, offset, reply } => {
+                if let Some(journey) = self.explain(lane, offset, now) {
+                    let _ = reply.send(journey);
+                }
+            }
+            Event::Consumers(reply) => drop(reply.send(self.consumers())),
+            Event::Request(request) => self.request(request),
         }
+    }
+
+    fn add_lane(&mut self, new: NewLane) {
+        let id = new.id;
+        self.visible.add(&new.topic);
+        let mut lane = Lane::new(new, &self.common);
+        for (&consumer, &credit) in &self.consumers {
+            lane.leases.join_as(consumer, credit);
+        }
+        self.lanes.insert(id, lane);
+        self.turns.add(id);
+        self.divide_reading();
+    }
+
+    fn remove_lane(&mut self, id: u64) {
+        let Some(lane) = self.lanes.remove(&id) else { return };
+        self.turns.remove(id);
+        self.past.redelivered += lane.leases.redelivered();
+        self.past.dead_lettered += lane.dead_lettered;
+        if self.gone.len() == MAX_PATTERN_TOPICS {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(id);
+        self.divide_reading();
+    }
+
+    /// However many lanes there are, what they have read takes about the same memory.
+    fn divide_reading(&mut self) {
+        let limit = fetch::fetch_limit(self.lanes.len());
+        for lane in self.lanes.values_mut() {
+            lane.fetch_limit = limit;
+            // Told anew whenever it is served, unless no other is left.
+            lane.leases.set_elsewhere(Elsewhere::default());
+        }
+    }
+
+    fn set_credit(&mut self, consumer: ConsumerId, credit: Credit) {
+        let Some(before) = self.consumers.get_mut(&consumer) else { return };
+        *before = credit;
+        for lane in self.lanes.values_mut() {
+            lane.leases.set_credit(consumer, credit);
+        }
+    }
+
+    fn set_rules(&mut self, rules: Rules, dead_letters: &DeadLetters) {
+        self.common.rules = rules;
+        self.common.dead_letters = dead_letters.clone();
+        for lane in self.lanes.values_mut() {
+            lane.leases.set_rules(rules);
+            lane.subject.dead_letters = dead_letters.clone();
+        }
+    }
+
+    /// Whether a stream keeps everybody else away, so that nobody can pull.
+    fn is_held(&self) -> bool {
+        self.common.rules.mode == Mode::Exclusive && !self.consumers.is_empty()
     }
 
     fn join(
@@ -330,19 +383,24 @@ impl Dispatcher {
         seat: &Seat,
         reply: oneshot::Sender<Result<()>>,
     ) -> Option<ConsumerId> {
-        if self.subject.paused {
-            let _ = reply.send(Err(Error::Paused(self.subject.name.clone())));
+        if self.common.paused {
+            let _ = reply.send(Err(Error::Paused(self.common.name.clone())));
             return None;
         }
         if let Some(error) = self.unreadable_filter() {
             let _ = reply.send(Err(error));
             return None;
         }
-        let consumer = self.leases.join(credit);
+        self.last_consumer += 1;
+        let consumer = self.last_consumer;
+        self.consumers.insert(consumer, credit);
+        for lane in self.lanes.values_mut() {
+            lane.leases.join_as(consumer, credit);
+        }
         let _ = seat.set(consumer);
         self.slots.insert(consumer, slot);
-        if self.leases.is_held() {
-            self.refuse_pulls(&Error::Held(self.subject.name.clone()));
+        if self.is_held() {
+            self.refuse_pulls(&Error::Held(self.common.name.clone()));
         }
         // Whoever does not wait for it any more says goodbye.
         let _ = reply.send(Ok(()));
@@ -353,16 +411,19 @@ impl Dispatcher {
         self.slots.remove(&consumer);
         self.known.remove(&consumer);
         self.takers.retain(|taker| !matches!(taker, Taker::Consumer(id) if *id == consumer));
-        self.leases.leave(consumer, now);
+        self.consumers.remove(&consumer);
+        for lane in self.lanes.values_mut() {
+            lane.leases.leave(consumer, now);
+        }
     }
 
     fn pull(&mut self, pull: Pull) {
-        if self.subject.paused {
-            let _ = pull.reply.send(Err(Error::Paused(self.subject.name.clone())));
+        if self.common.paused {
+            let _ = pull.reply.send(Err(Error::Paused(self.common.name.clone())));
         } else if let Some(error) = self.unreadable_filter() {
             let _ = pull.reply.send(Err(error));
-        } else if self.leases.is_held() {
-            let _ = pull.reply.send(Err(Error::Held(self.subject.name.clone())));
+        } else if self.is_held() {
+            let _ = pull.reply.send(Err(Error::Held(self.common.name.clone())));
         } else if self.takers.len() >= MAX_PULLS + MAX_CONSUMERS_PER_SUBSCRIPTION {
             let what = "pulls waiting on this subscription";
             let _ = pull.reply.send(Err(Error::TooMany { what, limit: MAX_PULLS }));
@@ -372,9 +433,9 @@ impl Dispatcher {
     }
 
     fn pause(&mut self, paused: bool) {
-        self.subject.paused = paused;
+        self.common.paused = paused;
         if paused {
-            self.end_all(&Error::Paused(self.subject.name.clone()));
+            self.end_all(&Error::Paused(self.common.name.clone()));
         }
     }
 
@@ -382,7 +443,10 @@ impl Dispatcher {
     fn end_all(&mut self, reason: &Error) {
         for (consumer, slot) in std::mem::take(&mut self.slots) {
             let _ = slot.try_send(Err(reason.clone()));
-            self.leases.detach(consumer);
+            self.consumers.remove(&consumer);
+            for lane in self.lanes.values_mut() {
+                lane.leases.detach(consumer);
+            }
         }
         self.known.clear();
         self.refuse_pulls(reason);
@@ -399,70 +463,38 @@ impl Dispatcher {
         }
     }
 
-    fn seek(&mut self, next: Offset, reply: oneshot::Sender<Result<Offset>>) {
-        let floor = next - 1;
-        self.subject.epoch = self.subject.epoch.wrapping_add(1);
-        self.leases.seek(Progress::new(floor));
-        // What was handed out before must not be written down as of after.
-        self.subject.unwritten = Arc::default();
-        self.ready.clear();
-        self.again.clear();
-        self.sieve.clear();
-        (self.fetch, self.behind) = (None, false);
-        self.passed_over = None;
-        // What is on its way to the dead letters is settled before the seek, or not at all.
-        self.burial = None;
-        let seek = Seek { subscription: self.subject.id, epoch: self.subject.epoch, floor };
-        let committed = Arc::clone(&self.subject.committed);
-        self.subject.log.submit(Operation::Seek { seek, committed, reply });
+    fn seek(&mut self, next: Vec<(u64, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
+        let seeks: Vec<_> =
+            next.into_iter().filter_map(|(id, next)| Some(self.lanes.get_mut(&id)?.seek(next - 1))).collect();
+        if seeks.is_empty() {
+            let _ = reply.send(Ok(0));
+        } else {
+            self.common.log.submit(Operation::Seek { seeks, reply });
+        }
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            leased: self.leases.leased() as u64,
-            scheduled: self.leases.scheduled() as u64,
-            redelivered: self.leases.redelivered(),
-            dead_lettered: self.dead_lettered,
-            consumers: u32::try_from(self.leases.consumers()).unwrap_or(u32::MAX),
+        let consumers = u32::try_from(self.consumers.len()).unwrap_or(u32::MAX);
+        let mut all = Snapshot { consumers, ..self.past };
+        for lane in self.lanes.values() {
+            all.leased += lane.leases.leased() as u64;
+            all.scheduled += lane.leases.scheduled() as u64;
+            all.redelivered += lane.leases.redelivered();
+            all.dead_lettered += lane.dead_lettered;
         }
+        all
     }
 
     /// When to wake although nothing else happens. What is due by now and was not handed out waits for
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let unused = self.has_fetched().then_some(self.used + KEEP_FETCHED);
-        let ends = self.leases.last_attempt_ends().into_iter().chain(self.leases.next_expiry(now));
-        let always = unused.into_iter().chain(self.bury_again).chain(ends).chain(self.sieve.write_at());
-        let always = always.chain(self.slow_look());
-        if self.takers.is_empty() {
-            return always.filter(|&at| at > now).min();
-        }
+        let is_waited_for = !self.takers.is_empty();
+        let lanes = self.lanes.values().filter_map(|lane| lane.wake_at(is_waited_for, now));
         let pulls = self.takers.iter().filter_map(|taker| match taker {
             Taker::Pull(pull) => Some(pull.until),
             Taker::Consumer(_) => None,
         });
-        let times = pulls.chain(self.leases.wake_after(now)).chain(self.read_again).chain(always);
-        times.filter(|&at| at > now).min()
-    }
-
-    /// Has the log remember what is settled.
-    fn commit(&mut self, ranges: Vec<(Offset, Offset)>, reply: oneshot::Sender<Result<Offset>>) {
-        let (subscription, committed) = (self.subject.id, Arc::clone(&self.subject.committed));
-        // What came before and is not written down yet: the floor that is answered counts it.
-        let ranges = self.sieve.take().into_iter().chain(ranges).collect();
-        let settle = Settle { subscription, ranges, committed, only_in: None };
-        self.subject.log.submit(Operation::Settle { settle, reply });
-    }
-
-    /// Has the log remember what was settled because it expired.
-    fn commit_expired(&mut self) {
-        let mut ranges = Ranges::default();
-        for offset in self.leases.take_expired() {
-            ranges.add(offset, offset);
-        }
-        if !ranges.0.is_empty() {
-            self.commit(ranges.0, oneshot::channel().0);
-        }
+        lanes.chain(pulls).chain(self.slow_look()).filter(|&at| at > now).min()
     }
 
     /// The subscription is gone. Consumers see their slots close.

@@ -1,14 +1,15 @@
 //! What is asked of a subscription beside deliveries: to move or discard messages, and what it knows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Dispatcher;
+use super::hand_out::held;
 use super::settle::Ranges;
-use crate::embedded::delivery::leases::{Held, Place};
+use super::{Dispatcher, Lane};
+use crate::embedded::delivery::leases::{ConsumerId, Place};
 use crate::embedded::log::Operation;
 use crate::embedded::log::transaction::{Settle, Transaction};
 use crate::engine::{Error, Result};
@@ -27,7 +28,8 @@ pub(crate) struct Member {
     pub(crate) since: Timestamp,
 }
 
-/// A question or task, and where the answer goes.
+/// A question or task, and where the answer goes. Where only an offset says which message is meant, the
+/// subscription has no other lane.
 pub(crate) enum Request {
     /// Publish something and settle a message, if it is not; answers with the epoch, once that is submitted.
     Move { offset: Offset, publish: Transaction, reply: oneshot::Sender<Result<u32>> },
@@ -37,10 +39,6 @@ pub(crate) enum Request {
     Discard { offsets: Vec<Offset>, reply: oneshot::Sender<Discarded> },
     /// The first and last offsets of what is not settled, from an offset on, up to so many messages.
     Unsettled { from: Offset, messages: usize, reply: oneshot::Sender<Vec<(Offset, Offset)>> },
-    /// What became of a message?
-    Explain { offset: Offset, reply: oneshot::Sender<Journey> },
-    /// Who is connected?
-    Consumers(oneshot::Sender<Vec<ConsumerInfo>>),
 }
 
 /// What came of a request to settle messages.
@@ -52,7 +50,40 @@ pub(crate) struct Discarded {
 }
 
 impl Dispatcher {
-    pub(super) fn request(&mut self, request: Request, now: Instant) {
+    pub(super) fn request(&mut self, request: Request) {
+        if let Some(lane) = self.lanes.values_mut().next() {
+            lane.request(request);
+        }
+    }
+
+    /// What became of a message; nothing if its topic is gone.
+    pub(super) fn explain(&self, lane: u64, offset: Offset, now: Instant) -> Option<Journey> {
+        Some(self.lanes.get(&lane)?.journey(offset, &self.known, now))
+    }
+
+    pub(super) fn consumers(&self) -> Vec<ConsumerInfo> {
+        let held = held(&self.lanes);
+        let info = |(id, who): (&ConsumerId, &Arc<Member>)| {
+            let credit = self.consumers.get(id)?;
+            let (messages, bytes) = held.get(id).copied().unwrap_or_default();
+            Some(ConsumerInfo {
+                number: who.number,
+                id: who.id.to_string(),
+                name: who.name.clone(),
+                subscription: self.common.name.clone(),
+                since: who.since,
+                outstanding_messages: messages,
+                outstanding_bytes: bytes,
+                max_messages: credit.messages,
+                max_bytes: credit.bytes,
+            })
+        };
+        self.known.iter().filter_map(info).collect()
+    }
+}
+
+impl Lane {
+    fn request(&mut self, request: Request) {
         match request {
             Request::Move { offset, publish, reply } => {
                 let _ = reply.send(self.start_move(offset, publish));
@@ -69,8 +100,6 @@ impl Dispatcher {
                 let last = self.subject.topic.visible();
                 let _ = reply.send(self.leases.progress().unsettled(from, last, messages as u64));
             }
-            Request::Explain { offset, reply } => drop(reply.send(self.journey(offset, now))),
-            Request::Consumers(reply) => drop(reply.send(self.consumers())),
         }
     }
 
@@ -120,7 +149,7 @@ impl Dispatcher {
         Discarded { count: open.len() as u64, durable }
     }
 
-    fn journey(&self, offset: Offset, now: Instant) -> Journey {
+    fn journey(&self, offset: Offset, known: &BTreeMap<ConsumerId, Arc<Member>>, now: Instant) -> Journey {
         let wall = Timestamp::now();
         let (place, attempts) = self.leases.place(offset);
         let past = self.leases.history.of(offset);
@@ -133,7 +162,7 @@ impl Dispatcher {
         let standing = match place {
             Place::New => Standing::NotReached,
             Place::Leased(consumer, deadline) => {
-                let who = consumer.and_then(|id| self.known.get(&id));
+                let who = consumer.and_then(|id| known.get(&id));
                 Standing::InFlight { consumer: who.map(|who| who.id.to_string()), deadline: later(deadline) }
             }
             Place::Reserved => Standing::InFlight { consumer: None, deadline: wall },
@@ -143,24 +172,6 @@ impl Dispatcher {
             Place::Settled => outcome(&history),
         };
         Journey { subscription: self.subject.name.clone(), standing, attempts, history }
-    }
-
-    fn consumers(&self) -> Vec<ConsumerInfo> {
-        let info = |(&id, who): (&u64, &Arc<Member>)| {
-            let Held { messages, bytes, credit } = self.leases.held(id)?;
-            Some(ConsumerInfo {
-                number: who.number,
-                id: who.id.to_string(),
-                name: who.name.clone(),
-                subscription: self.subject.name.clone(),
-                since: who.since,
-                outstanding_messages: messages,
-                outstanding_bytes: bytes,
-                max_messages: credit.messages,
-                max_bytes: credit.bytes,
-            })
-        };
-        self.known.iter().filter_map(info).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Dispatcher, SettleReply};
+use super::{Dispatcher, Lane, SettleReply};
 use crate::embedded::delivery::ack_id::AckId;
 use crate::embedded::log::Place;
 use crate::engine::{Failure, Settlement};
@@ -20,45 +20,82 @@ impl Dispatcher {
         now: Instant,
     ) -> SettleReply {
         let mut failures = Vec::new();
-        let mut ranges = Ranges::default();
+        let mut settled: Vec<(u64, Ranges)> = Vec::new();
+        let mut last_lane = None;
         for id in ids {
-            if let Err(failure) = self.settle_one(&id, settlement, now, &mut ranges) {
+            if let Err(failure) = self.settle_one(&id, settlement, now, &mut settled, &mut last_lane) {
                 failures.push((id, failure));
             }
         }
-        for &(first, last) in &ranges.0 {
-            self.leases.history.push(first, last, Happening::Acked, now);
+        settled.retain(|(_, ranges)| !ranges.0.is_empty());
+        // The floor that is answered is that of the last id's topic.
+        settled.sort_by_key(|(lane, _)| Some(*lane) == last_lane);
+        let mut durable = None;
+        for (id, ranges) in settled {
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            for &(first, last) in &ranges.0 {
+                lane.leases.history.push(first, last, Happening::Acked, now);
+            }
+            let (reply, answer) = oneshot::channel();
+            lane.commit(ranges.0, reply);
+            // What the log has later is not durable earlier.
+            durable = Some(answer);
         }
-        let durable = (!ranges.0.is_empty()).then(|| {
-            let (reply, durable) = oneshot::channel();
-            self.commit(ranges.0, reply);
-            durable
-        });
-        SettleReply { failures, durable, place }
-    }
-
-    /// The delivery that an id names, if it still counts.
-    pub(super) fn check(&self, id: &[u8]) -> std::result::Result<AckId, Failure> {
-        let ack_id = self.subject.signer.open(id).ok_or(Failure::Unknown)?;
-        let AckId { subscription, epoch, offset, delivery, attempt } = ack_id;
-        if subscription != self.subject.id {
-            return Err(Failure::WrongSubscription);
-        }
-        if epoch != self.subject.epoch {
-            return Err(Failure::Expired);
-        }
-        self.leases.check(offset, delivery, attempt)?;
-        Ok(ack_id)
+        SettleReply { failures, durable, lane: last_lane, place }
     }
 
     fn settle_one(
         &mut self,
-        id: &Bytes,
+        id: &[u8],
+        settlement: &Settlement,
+        now: Instant,
+        settled: &mut Vec<(u64, Ranges)>,
+        last_lane: &mut Option<u64>,
+    ) -> std::result::Result<(), Failure> {
+        let id = self.open(id)?;
+        let number = id.subscription;
+        let lane = self.lanes.get_mut(&number).ok_or(Failure::WrongSubscription)?;
+        *last_lane = Some(number);
+        // Most often it is the one of the id before.
+        let place = settled.iter().rposition(|(lane, _)| *lane == number).unwrap_or(settled.len());
+        if place == settled.len() {
+            settled.push((number, Ranges::default()));
+        }
+        lane.settle_one(id, settlement, now, &mut settled[place].1)
+    }
+
+    /// What an id of this subscription says.
+    pub(super) fn open(&self, id: &[u8]) -> std::result::Result<AckId, Failure> {
+        let id = self.common.signer.open(id).ok_or(Failure::Unknown)?;
+        if self.lanes.contains_key(&id.subscription) {
+            Ok(id)
+        } else if self.gone.contains(&id.subscription) {
+            Err(Failure::Expired)
+        } else {
+            Err(Failure::WrongSubscription)
+        }
+    }
+}
+
+impl Lane {
+    /// Whether a delivery still counts.
+    pub(super) fn check(&self, id: AckId) -> std::result::Result<(), Failure> {
+        let AckId { epoch, offset, delivery, attempt, .. } = id;
+        if epoch != self.subject.epoch {
+            return Err(Failure::Expired);
+        }
+        self.leases.check(offset, delivery, attempt)
+    }
+
+    fn settle_one(
+        &mut self,
+        id: AckId,
         settlement: &Settlement,
         now: Instant,
         ranges: &mut Ranges,
     ) -> std::result::Result<(), Failure> {
-        let AckId { offset, delivery, .. } = self.check(id)?;
+        self.check(id)?;
+        let AckId { offset, delivery, .. } = id;
         match settlement {
             Settlement::Ack { cumulative } => {
                 let first = if *cumulative { self.leases.progress().floor() + 1 } else { offset };

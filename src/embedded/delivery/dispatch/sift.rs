@@ -4,32 +4,42 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Dispatcher;
 use super::settle::Ranges;
+use super::{Dispatcher, Lane};
 use crate::engine::Error;
 use crate::model::{Filter, Offset, StoredMessage};
 
 impl Dispatcher {
     /// Why nothing can be handed out to anybody, if nothing can.
     pub(super) fn unreadable_filter(&self) -> Option<Error> {
-        let problem = self.sieve.error()?.clone();
-        Some(Error::UnreadableFilter { subscription: self.subject.name.clone(), problem })
+        let problem = self.common.filter.error()?.clone();
+        Some(Error::UnreadableFilter { subscription: self.common.name.clone(), problem })
     }
 
     /// The owner has another filter.
     pub(super) fn set_filter(&mut self, filter: Filter) {
-        self.sieve.replace(filter, std::mem::take(&mut self.ready));
+        for lane in self.lanes.values_mut() {
+            lane.sieve.replace(filter.clone(), std::mem::take(&mut lane.ready));
+        }
+        self.common.filter = filter;
         self.check_filter();
     }
 
     /// Ends everybody's hopes if the filter cannot be read.
     pub(super) fn check_filter(&mut self) {
         if let Some(error) = self.unreadable_filter() {
-            tracing::error!(subscription = %self.subject.name, %error, "nothing is delivered");
+            tracing::error!(subscription = %self.common.name, %error, "nothing is delivered");
             self.end_all(&error);
         }
     }
 
+    /// Whether there are messages to look at for somebody who waits, and the turn was over before.
+    pub(super) fn has_more_to_sift(&self) -> bool {
+        !self.takers.is_empty() && self.lanes.values().any(Lane::has_more_to_sift)
+    }
+}
+
+impl Lane {
     /// New messages, in order.
     pub(super) fn arrive(&mut self, messages: Vec<StoredMessage>) {
         if self.sieve.is_open() && self.sieve.unsifted.is_empty() {
@@ -112,9 +122,8 @@ impl Dispatcher {
         }
     }
 
-    /// Whether there are messages to look at for somebody who waits, and the turn was over before.
-    pub(super) fn has_more_to_sift(&self) -> bool {
-        let has_new = self.ready.is_empty() && !self.sieve.unsifted.is_empty();
-        !self.takers.is_empty() && (has_new || self.sieve.cut_short)
+    /// Whether there are messages to look at, and the turn was over before.
+    fn has_more_to_sift(&self) -> bool {
+        (self.ready.is_empty() && !self.sieve.unsifted.is_empty()) || self.sieve.cut_short
     }
 }

@@ -107,14 +107,16 @@ impl Leases {
         match again {
             Some((due, offset)) if due <= now && !skip_again => return Next::Again(offset),
             Some(_) if self.rules.mode == Mode::Exclusive => return Next::Nothing,
-            _ if self.in_flight() >= self.rules.max_in_flight => return Next::Nothing,
+            _ if self.in_flight() + self.elsewhere.in_flight >= self.rules.max_in_flight => {
+                return Next::Nothing;
+            }
             _ => {}
         }
-        let may_park = self.parked.len() < MAX_PARKED;
+        let may_park = self.parked.len() + self.elsewhere.parked < MAX_PARKED;
         let scheduled = || self.schedule.due(self.wall).next().filter(|_| may_park);
         match self.lines.parked(who).or_else(scheduled).filter(|_| !skip_again) {
             Some(offset) => Next::Again(offset),
-            None if may_park && self.schedule.len() < MAX_SCHEDULED => Next::New,
+            None if may_park && self.schedule.len() + self.elsewhere.scheduled < MAX_SCHEDULED => Next::New,
             None => Next::Nothing,
         }
     }

@@ -27,7 +27,7 @@ use crate::model::{Backoff, Happening, Mode, Offset, Timestamp};
 
 pub(crate) use self::handing::{About, Next};
 pub(crate) use self::lines::Key;
-pub(crate) use self::view::{Held, Place};
+pub(crate) use self::view::Place;
 
 /// A consumer's number, rising in the order of joining.
 pub(crate) type ConsumerId = u64;
@@ -68,7 +68,24 @@ pub(crate) struct Rules {
     pub(crate) max_attempts: u32,
 }
 
-/// The state of a subscription.
+/// What a subscription has to do with other topics, which counts toward the same limits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Elsewhere {
+    /// What whoever is served holds of them.
+    pub(crate) messages: u32,
+    /// The bytes of those.
+    pub(crate) bytes: u64,
+    /// What counts as in flight.
+    pub(crate) in_flight: usize,
+    /// How many leases are nobody's.
+    pub(crate) pulled: usize,
+    /// How many messages wait for their key.
+    pub(crate) parked: usize,
+    /// How many messages wait for their time.
+    pub(crate) scheduled: usize,
+}
+
+/// The state of a subscription in one topic.
 #[derive(Debug)]
 pub(crate) struct Leases {
     rules: Rules,
@@ -105,10 +122,14 @@ pub(crate) struct Leases {
     /// No lease ends before it.
     next_deadline: Option<Instant>,
     consumers: BTreeMap<ConsumerId, Holder>,
+    #[cfg(test)]
     last_consumer: ConsumerId,
+    #[cfg(test)]
     last_pull: u64,
     last_delivery: u64,
     redelivered: u64,
+    /// What else there is of the subscription.
+    elsewhere: Elsewhere,
     /// What happened to the messages lately. What happens here is noted here, the rest by the dispatcher.
     pub(crate) history: History,
 }
@@ -180,10 +201,13 @@ impl Leases {
             due: BTreeSet::new(),
             next_deadline: None,
             consumers: BTreeMap::new(),
+            #[cfg(test)]
             last_consumer: 0,
+            #[cfg(test)]
             last_pull: 0,
             last_delivery: first_delivery,
             redelivered: 0,
+            elsewhere: Elsewhere::default(),
             history: History::default(),
         }
     }
@@ -208,24 +232,43 @@ impl Leases {
         self.redelivered
     }
 
-    /// How many consumers are connected.
-    pub(crate) fn consumers(&self) -> usize {
-        self.consumers.len()
-    }
-
     /// How many messages wait for the time they are to be delivered, as far as they were looked at.
     pub(crate) fn scheduled(&self) -> usize {
         self.schedule.len()
     }
 
-    /// A consumer connects.
+    /// What else there is of the subscription, as far as it counts for whoever is served next.
+    pub(crate) fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
+        self.elsewhere = elsewhere;
+    }
+
+    /// What of all this counts in other topics, but for what somebody holds.
+    pub(crate) fn here(&self) -> Elsewhere {
+        Elsewhere {
+            messages: 0,
+            bytes: 0,
+            in_flight: self.in_flight(),
+            pulled: self.pulled,
+            parked: self.parked.len(),
+            scheduled: self.schedule.len(),
+        }
+    }
+
+    /// A consumer connects, under a number higher than those before.
+    pub(crate) fn join_as(&mut self, consumer: ConsumerId, credit: Credit) {
+        self.consumers.insert(consumer, Holder { credit, messages: 0, bytes: 0 });
+    }
+
+    /// A consumer connects, under the next number.
+    #[cfg(test)]
     pub(crate) fn join(&mut self, credit: Credit) -> ConsumerId {
         self.last_consumer += 1;
-        self.consumers.insert(self.last_consumer, Holder { credit, messages: 0, bytes: 0 });
+        self.join_as(self.last_consumer, credit);
         self.last_consumer
     }
 
     /// Somebody pulls. What one pull takes is apart from what another takes.
+    #[cfg(test)]
     pub(crate) fn pull(&mut self) -> Who {
         self.last_pull += 1;
         Who::Pull(self.last_pull)
@@ -267,12 +310,15 @@ impl Leases {
         let Some(holder) = self.consumers.get(&consumer) else { return (0, 0) };
         // Whoever pulled without a stream is served before any stream that came later.
         let is_oldest = self.consumers.first_key_value().is_some_and(|(&oldest, _)| oldest == consumer);
-        let standby = self.rules.mode == Mode::Exclusive && (self.pulled > 0 || !is_oldest);
+        let pulled = self.pulled + self.elsewhere.pulled;
+        let standby = self.rules.mode == Mode::Exclusive && (pulled > 0 || !is_oldest);
         if standby {
             return (0, 0);
         }
-        let messages = holder.credit.messages.saturating_sub(holder.messages) as usize;
-        (messages, holder.credit.bytes.saturating_sub(holder.bytes))
+        let (messages, bytes) =
+            (holder.messages + self.elsewhere.messages, holder.bytes + self.elsewhere.bytes);
+        let left = holder.credit.messages.saturating_sub(messages) as usize;
+        (left, holder.credit.bytes.saturating_sub(bytes))
     }
 
     /// Whether a stream keeps everybody else away, so that nobody can pull.
@@ -283,7 +329,8 @@ impl Leases {
     /// Whether a consumer holds nothing, so that one message of any size is allowed.
     pub(crate) fn holds_nothing(&self, who: Who) -> bool {
         let holder = |id| self.consumers.get(&id);
-        who.consumer().is_none_or(|id| holder(id).is_some_and(|holder| holder.messages == 0))
+        let elsewhere = self.elsewhere.messages;
+        who.consumer().is_none_or(|id| holder(id).is_some_and(|holder| holder.messages + elsewhere == 0))
     }
 
     /// Time has passed; `wall` is what the wall clock says now. Messages that wait and have expired count

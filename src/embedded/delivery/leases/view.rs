@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ConsumerId, GivenUp, Leases};
-use crate::engine::Credit;
+use super::{ConsumerId, GivenUp, Holder, Leases};
 use crate::model::{Offset, Timestamp};
 
 /// Where a message is.
@@ -23,14 +22,6 @@ pub(crate) enum Place {
     GivenUp,
     /// Settled.
     Settled,
-}
-
-/// What a consumer holds, and may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) messages: u32,
-    pub(crate) bytes: u64,
-    pub(crate) credit: Credit,
 }
 
 impl Leases {
@@ -58,18 +49,14 @@ impl Leases {
         self.given_up.get(&offset)
     }
 
-    /// What a consumer holds.
-    pub(crate) fn held(&self, consumer: ConsumerId) -> Option<Held> {
-        let holder = self.consumers.get(&consumer)?;
-        Some(Held { messages: holder.messages, bytes: holder.bytes, credit: holder.credit })
+    /// How many messages and bytes a consumer holds.
+    pub(crate) fn holds(&self, consumer: ConsumerId) -> (u32, u64) {
+        self.consumers.get(&consumer).map_or((0, 0), |holder| (holder.messages, holder.bytes))
     }
 
-    /// The consumers that hold all they may; not those that ask for nothing.
-    pub(crate) fn exhausted(&self) -> Vec<ConsumerId> {
-        let exhausted = self.consumers.iter().filter(|(_, holder)| {
-            let full = holder.messages >= holder.credit.messages || holder.bytes >= holder.credit.bytes;
-            full && holder.messages > 0
-        });
-        exhausted.map(|(&consumer, _)| consumer).collect()
+    /// What the consumers hold that hold something.
+    pub(crate) fn holdings(&self) -> impl Iterator<Item = (ConsumerId, u32, u64)> {
+        let holds = |(_, holder): &(&ConsumerId, &Holder)| holder.messages > 0;
+        self.consumers.iter().filter(holds).map(|(&id, holder)| (id, holder.messages, holder.bytes))
     }
 }
