@@ -3,7 +3,7 @@
 # its own; a ```text block right after one is what it is said to print. What differs from run to run, such as
 # times, is left out of the comparison.
 #
-#   scripts/try-docs.sh [PAGE...]      all of docs/patterns unless pages are given
+#   scripts/try-docs.sh [PAGE...]      all of docs/patterns and key-values.md unless pages are given
 #
 # COLUMBA and GRPCURL name the programs; KEEP a directory for the outputs.
 set -euo pipefail
@@ -76,7 +76,7 @@ try() {
   return "$failed"
 }
 
-[ $# -gt 0 ] || set -- "$root"/docs/patterns/*.md
+[ $# -gt 0 ] || set -- "$root"/docs/patterns/*.md "$root"/docs/key-values.md
 status=0
 for page in "$@"; do try "$page" || status=1; done
 exit "$status"

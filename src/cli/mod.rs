@@ -11,6 +11,7 @@ mod events;
 mod explain;
 mod health;
 mod info;
+mod kv;
 mod message;
 mod output;
 mod parse;
@@ -42,7 +43,7 @@ Exit status:
   0  done (health: serving)
   1  failed (health: not serving)
   2  wrong usage
-  3  no such topic, subscription or service
+  3  no such topic, subscription, bucket, entry or service
   4  the server cannot be reached, or is going away
   5  exists already, with other settings
 
@@ -73,6 +74,8 @@ enum Command {
     Read(read::ReadArgs),
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    #[command(subcommand)]
+    Kv(kv::KvCommand),
     Explain(explain::ExplainArgs),
     Consumers(consumers::ConsumersArgs),
     Events(events::EventsArgs),
@@ -108,6 +111,7 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Subscribe(args) => subscribe::run(args, context).await,
             Command::Read(args) => read::run(args, context).await,
             Command::Dlq(command) => dlq::run(command, context).await,
+            Command::Kv(command) => kv::run(command, context).await,
             Command::Explain(args) => explain::run(args, context).await,
             Command::Consumers(args) => consumers::run(args, context).await,
             Command::Events(args) => events::run(args, context).await,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::model::Kind;
@@ -23,6 +24,9 @@ use crate::model::Kind;
 const SYNC_AFTER_WRITES: u32 = 256;
 /// Time after which a write waits for the disk.
 const SYNC_AFTER: Duration = Duration::from_secs(2);
+
+/// Reads of one store at once; others wait. The threads for blocking work are the whole server's.
+const READS_AT_ONCE: usize = 32;
 
 /// What can go wrong with derived data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +96,7 @@ struct Inner {
     /// Replaced when it is reopened; none after a failed attempt.
     database: RwLock<Option<Arc<Database>>>,
     sync: Mutex<Sync>,
+    reads: Semaphore,
 }
 
 /// When to wait for the disk.
@@ -108,7 +113,8 @@ impl Store {
     pub(crate) fn closed(directory: Option<&Path>, file: &str, cache_bytes: usize) -> Self {
         let path = directory.map(|directory| directory.join(file));
         let sync = Mutex::new(Sync { writes: 0, last: Instant::now() });
-        Self(Arc::new(Inner { path, cache_bytes, database: RwLock::default(), sync }))
+        let (database, reads) = (RwLock::default(), Semaphore::new(READS_AT_ONCE));
+        Self(Arc::new(Inner { path, cache_bytes, database, sync, reads }))
     }
 
     /// Opens the [store](Self::closed). What is damaged, or of another version, is logged and removed; the
@@ -126,6 +132,7 @@ impl Store {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let _place = self.0.reads.acquire().await.expect("it is never closed");
         self.blocking(move |inner| read(&inner.database()?.begin_read()?)).await
     }
 

@@ -1,7 +1,9 @@
 //! `KeyValueService`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use columba::embedded::{EmbeddedEngine, Options as EngineOptions};
 use columba::proto::v1::batch_write::Action;
 use columba::proto::v1::watch_entries_response::Event;
 use columba::proto::v1::{
@@ -505,7 +507,11 @@ async fn the_topics_beneath_are_nobodys_business() {
 
 #[tokio::test]
 async fn what_a_key_was_before() {
-    let server = ready().await;
+    // The reference engine forgets at once what was replaced.
+    let dir = tempfile::tempdir().unwrap();
+    let engine = EmbeddedEngine::open(dir.path(), EngineOptions::default()).await.unwrap();
+    let server = TestServer::start_on(Arc::new(engine), Options::default()).await;
+    create(&server, named(BUCKET)).await.unwrap();
     let first = send(&server, put("a", "one", Some(1.0))).await.unwrap();
     set(&server, "b", None).await;
     let second = delete(&server, "a", None).await.unwrap();
@@ -586,7 +592,10 @@ async fn a_watched_top_of_a_list_is_kept_in_step() {
         assert!(later.entries.is_empty() && later.removed_keys.is_empty());
         step = later;
     }
-    assert_eq!((entered(&step), step.removed_keys.clone(), step.reset), (vec!["e"], vec!["b".to_owned()], false));
+    assert_eq!(
+        (entered(&step), step.removed_keys.clone(), step.reset),
+        (vec!["e"], vec!["b".to_owned()], false)
+    );
     let other =
         WatchEntriesRequest { limit: 3, resume_token: step.resume_token, bucket: BUCKET.into(), ..request };
     let answer = server.key_values().watch_entries(other).await.map(drop);

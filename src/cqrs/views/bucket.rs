@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redb::ReadTransaction;
@@ -64,6 +64,8 @@ pub(crate) struct Bucket {
     pub(super) progress: watch::Sender<Progress>,
     /// Wakes the projection: there may be something new in the topic.
     pub(super) poke: Notify,
+    /// A reader has found that the view is damaged.
+    pub(super) is_damaged: AtomicBool,
 }
 
 /// Which entries to list.
@@ -117,6 +119,7 @@ impl Bucket {
             changes: Arc::default(),
             progress: watch::Sender::new(start),
             poke: Notify::new(),
+            is_damaged: AtomicBool::new(false),
         }
     }
 
@@ -164,8 +167,16 @@ impl Bucket {
                 let is_there = read_place(transaction)?.position >= min_revision;
                 is_there.then(|| read(transaction)).transpose()
             });
-            if let Some(done) = done.await? {
-                return Ok(done);
+            match done.await {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) => {}
+                Err(error) => {
+                    if matches!(error, store::Error::Damaged(_)) {
+                        self.is_damaged.store(true, Ordering::Relaxed);
+                        self.poke.notify_one();
+                    }
+                    return Err(error.into());
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! then what was there before would be taken for the newest.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redb::WriteTransaction;
@@ -144,6 +145,9 @@ struct Step {
 /// Waits for something to do: new messages, or entries whose time is over.
 async fn next(bucket: &Bucket, position: Offset, next_expiry: Option<Timestamp>) -> Result<Step> {
     loop {
+        if bucket.is_damaged.swap(false, Ordering::Relaxed) {
+            return Err(store::Error::Damaged("a reader has found it so".into()).into());
+        }
         // Before the read: a read after it sees all of it.
         let topic = bucket.engine.topic(&bucket.topic).await.map_err(|error| bucket.error(error))?;
         let read = bucket.engine.read(&bucket.topic, Start::Offset(position + 1), BATCH).await;

@@ -86,6 +86,9 @@ impl Bucket {
     }
 
     async fn last(&self, revision: Offset) -> Result<Last> {
+        if revision == 0 {
+            return Ok(Last::Gone);
+        }
         let limit = ReadLimit { messages: 1, bytes: 0 };
         let read_back = self.engine.read(&self.topic, Start::Offset(revision), limit).await;
         let messages = read_back.map_err(|error| self.error(error))?;
