@@ -38,6 +38,7 @@ pub(super) fn id(violations: &mut Violations, id: &str) {
     violations.text("id", id, MAX_MESSAGE_ID_BYTES);
 }
 
+#[expect(clippy::option_option, reason = "the outer one is what the checks go by")]
 fn score(violations: &mut Violations, field: &str, number: Option<f64>) -> Option<Option<Score>> {
     let Some(number) = number else { return Some(None) };
     match Score::new(number) {

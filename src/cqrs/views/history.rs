@@ -29,7 +29,7 @@ impl Bucket {
             if total >= bytes {
                 return Ok((found, true));
             }
-            let one = ReadLimit { messages: 1, bytes: 0 };
+            let one = ReadLimit { messages: 1, bytes: 1 };
             let messages = match self.engine.read(&self.topic, Start::Offset(revision), one).await {
                 Ok(messages) => messages,
                 Err(engine::Error::Damaged { .. }) => continue,

@@ -194,7 +194,7 @@ impl Step {
             match read(message) {
                 Some(version) => done.push(tables.apply(version, now)?),
                 None => {
-                    tracing::warn!(topic = %message.topic, offset = message.offset, "not an entry; left out")
+                    tracing::warn!(topic = %message.topic, offset = message.offset, "not an entry; left out");
                 }
             }
         }

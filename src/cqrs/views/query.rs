@@ -14,7 +14,7 @@ use std::sync::Arc;
 use redb::{Range, ReadOnlyTable, ReadTransaction};
 
 use super::entry::{About, Score};
-use super::tables::{ENTRIES, SCORES, about_row};
+use super::tables::{ENTRIES, Row, SCORES, about_row};
 use crate::cqrs::store::Result;
 use crate::model::Timestamp;
 
@@ -151,7 +151,7 @@ struct Query<'q> {
     selection: &'q Selection,
     after: Option<&'q Mark>,
     now: Timestamp,
-    entries: &'q ReadOnlyTable<&'static str, (u64, u64, u64, Option<u64>)>,
+    entries: &'q ReadOnlyTable<&'static str, Row>,
 }
 
 impl Query<'_> {
@@ -164,7 +164,7 @@ impl Query<'_> {
 }
 
 enum Rows<'t> {
-    Keys(Range<'t, &'static str, (u64, u64, u64, Option<u64>)>),
+    Keys(Range<'t, &'static str, Row>),
     Scores(Range<'t, (u64, &'static str), ()>),
 }
 
@@ -259,10 +259,10 @@ impl Best<'_> {
 
 /// The rows of keys with the prefix; in the order of keys, only those after the mark.
 fn key_rows<'t>(
-    entries: &'t ReadOnlyTable<&'static str, (u64, u64, u64, Option<u64>)>,
+    entries: &'t ReadOnlyTable<&'static str, Row>,
     selection: &Selection,
     after: Option<&Mark>,
-) -> Result<Range<'t, &'static str, (u64, u64, u64, Option<u64>)>> {
+) -> Result<Range<'t, &'static str, Row>> {
     let after = after.filter(|_| selection.order.by == By::Key).map(|mark| &*mark.key);
     let end = after_prefix(&selection.prefix);
     let (mut from, mut to) = (

@@ -24,6 +24,7 @@ pub(crate) struct Settings {
 }
 
 /// Which settings an update replaces.
+#[expect(clippy::option_option, reason = "no ttl is a setting, too")]
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SettingsChange {
     pub(crate) labels: Option<BTreeMap<String, String>>,

@@ -12,7 +12,7 @@ use crate::model::limits::MAX_VERSIONS;
 use crate::model::{Offset, Timestamp};
 
 /// Revision, time, time of expiry or 0, score.
-type Row = (u64, u64, u64, Option<u64>);
+pub(super) type Row = (u64, u64, u64, Option<u64>);
 
 /// Entries without their values, so that looking through many reads little.
 pub(super) const ENTRIES: TableDefinition<'_, &str, Row> = TableDefinition::new("entries");

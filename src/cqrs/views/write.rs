@@ -89,7 +89,7 @@ impl Bucket {
         if revision == 0 {
             return Ok(Last::Gone);
         }
-        let limit = ReadLimit { messages: 1, bytes: 0 };
+        let limit = ReadLimit { messages: 1, bytes: 1 };
         let read_back = self.engine.read(&self.topic, Start::Offset(revision), limit).await;
         let messages = read_back.map_err(|error| self.error(error))?;
         let Some(message) = messages.into_iter().find(|message| message.offset == revision) else {
