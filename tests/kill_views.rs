@@ -38,6 +38,7 @@ struct Known {
 
 type Client = KeyValueServiceClient<Channel>;
 
+#[expect(clippy::single_match_else, reason = "the two are alike")]
 async fn write(client: &mut Client, key: &str, what: &Done, round: u32) -> Result<u64, Status> {
     let (bucket, key) = (BUCKET.to_owned(), key.to_owned());
     match what {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::status::{Refusal, clip};
 use super::wire::v1::{self, start_position::Position};
 use crate::model::limits::{MAX_ACK_IDS, MAX_ATTRIBUTES, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES};
-use crate::model::{Durability, Filter, Mode, Name, NameError, Pattern, Start, Timestamp};
+use crate::model::{Durability, Filter, Mode, Name, Pattern, Start, Timestamp};
 
 /// Most violations kept; the others are only counted.
 const MAX_KEPT: usize = 32;
@@ -109,10 +109,6 @@ impl Violations {
             return None;
         }
         match Pattern::parse(text) {
-            Ok(pattern) if pattern.is_internal() => {
-                let error = NameError::Reserved(clip(text, SHOWN_BYTES));
-                self.refuse(field, "INVALID_PATTERN", error.to_string())
-            }
             Ok(pattern) => Some(pattern),
             Err(error) => self.refuse(field, "INVALID_PATTERN", error.to_string()),
         }

@@ -157,8 +157,8 @@ impl Topics {
                 TopicChanged::Created(topic) | TopicChanged::Updated(topic) => &topic.name,
                 TopicChanged::Deleted(name) => name,
             };
-            // The server's own topics are nobody's business.
-            if self.pattern.as_ref().map_or(!name.is_internal(), |pattern| pattern.matches(name)) {
+            let wanted = self.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
+            if wanted && !name.is_internal() {
                 return Ok(topic_event(change));
             }
         }

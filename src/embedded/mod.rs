@@ -149,7 +149,7 @@ async fn to_its_end<T: Send + 'static>(
 fn page<'a, T>(map: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item = &'a T> {
     let after = page.after.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
     let entries = map.range::<Name, _>((after, std::ops::Bound::Unbounded));
-    let matches = |name: &Name| page.takes(name);
+    let matches = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
     entries.filter(move |(name, _)| matches(name)).map(|(_, value)| value)
 }
 
@@ -177,7 +177,15 @@ impl Engine for EmbeddedEngine {
     async fn topics(&self, list: Page) -> Result<Vec<Topic>> {
         self.0.check_open()?;
         let catalog = self.0.catalog();
-        Ok(page(&catalog.topics, &list).take(list.limit).map(|topic| topic.describe()).collect())
+        let users = page(&catalog.topics, &list).filter(|topic| !topic.name.is_internal());
+        Ok(users.take(list.limit).map(|topic| topic.describe()).collect())
+    }
+
+    async fn internal_topics(&self, kind: &str) -> Result<Vec<Topic>> {
+        self.0.check_open()?;
+        let catalog = self.0.catalog();
+        let own = catalog.topics.values().filter(|topic| topic.name.internal_of(kind).is_some());
+        Ok(own.map(|topic| topic.describe()).collect())
     }
 
     async fn update_topic(

@@ -70,16 +70,8 @@ pub struct Page {
     pub after: Option<Name>,
     /// At most so many entries.
     pub limit: usize,
-    /// Only names that match; without a pattern, none that are the server's own ([`Name::is_internal`]).
+    /// Only names that match.
     pub pattern: Option<Pattern>,
-}
-
-impl Page {
-    /// Whether a name may be on it, as far as the pattern goes.
-    #[must_use]
-    pub fn takes(&self, name: &Name) -> bool {
-        self.pattern.as_ref().map_or(!name.is_internal(), |pattern| pattern.matches(name))
-    }
 }
 
 /// How much one read may return. One message is always allowed, whatever its size.
@@ -264,8 +256,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Returns a topic.
     async fn topic(&self, name: &Name) -> Result<Topic>;
 
-    /// Returns a page of topics.
+    /// Returns a page of topics; without the server's own ([`Name::is_internal`]).
     async fn topics(&self, page: Page) -> Result<Vec<Topic>>;
+
+    /// The server's own topics of a kind ([`Name::internal`]).
+    async fn internal_topics(&self, kind: &str) -> Result<Vec<Topic>>;
 
     /// Changes a topic; durable when this returns. With `expected`, only if the topic's revision is
     /// still that one, else [`Error::Changed`].
@@ -416,7 +411,7 @@ pub trait Engine: Send + Sync + 'static {
     /// What an operator should hear of, from now on. A watcher that is too slow is told how much it missed.
     fn advisories(&self) -> Result<Watch<Advisory>>;
 
-    /// Changes to topics from now on, in order: whoever lists the topics after this call, and then follows
+    /// Changes to topics from now on, in order, the server's own included: whoever lists the topics after this call, and then follows
     /// the changes, comes to know all of them.
     fn topic_changes(&self) -> Result<Watch<TopicChanged>>;
 

@@ -58,6 +58,13 @@ impl Name {
         Self(format!("_{kind}.{of}").into())
     }
 
+    /// What the server itself keeps this kind of thing about, if this is the name of one.
+    #[must_use]
+    pub fn internal_of(&self, kind: &str) -> Option<Self> {
+        let of = self.0.strip_prefix('_')?.strip_prefix(kind)?.strip_prefix('.')?;
+        Some(Self(of.into()))
+    }
+
     /// A name that was checked when it was stored, the server's own included.
     pub fn stored(text: &str) -> Result<Self, NameError> {
         text.split('.').try_for_each(|part| check_part(text, part))?;
@@ -115,18 +122,9 @@ impl Pattern {
         Ok(Self(text.into()))
     }
 
-    /// Whether it is for names that the server itself keeps; no other pattern covers those.
-    #[must_use]
-    pub fn is_internal(&self) -> bool {
-        self.0.starts_with('_')
-    }
-
     /// Whether the pattern covers this name.
     #[must_use]
     pub fn matches(&self, name: &Name) -> bool {
-        if name.is_internal() && !self.is_internal() {
-            return false;
-        }
         let mut parts = name.as_str().split('.');
         for pattern in self.0.split('.') {
             match (pattern, parts.next()) {
@@ -207,11 +205,6 @@ mod tests {
         assert!(matches(">", "orders"));
         assert!(matches("orders", "orders"));
         assert!(!matches("*", "orders.eu"));
-        let own = Name::internal("kv", &Name::parse("orders").unwrap());
-        assert!(
-            !Pattern::parse(">").unwrap().matches(&own) && !Pattern::parse("*.orders").unwrap().matches(&own)
-        );
-        assert!(Pattern::parse("_kv.>").unwrap().matches(&own));
         assert!(Pattern::parse("a.>.b").is_err());
         assert!(Pattern::parse("a*").is_err());
     }

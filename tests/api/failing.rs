@@ -56,6 +56,9 @@ impl Engine for Failing {
     async fn topics(&self, _: Page) -> Result<Vec<Topic>> {
         failure()
     }
+    async fn internal_topics(&self, _: &str) -> Result<Vec<Topic>> {
+        Ok(Vec::new())
+    }
     async fn update_topic(&self, _: &Name, _: TopicChange, _: Option<u64>, _: Intent) -> Result<Topic> {
         failure()
     }

@@ -76,6 +76,7 @@ async fn keys(server: &TestServer, request: ListEntriesRequest) -> Vec<String> {
     list(server, request).await.unwrap().entries.into_iter().map(|entry| entry.key).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is for fields that may be left out")]
 fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
@@ -486,7 +487,7 @@ async fn the_topics_beneath_are_nobodys_business() {
     let topics = server.topics().list_topics(ListTopicsRequest::default()).await.unwrap().into_inner().topics;
     assert_eq!(topics.iter().map(|topic| &*topic.name).collect::<Vec<_>>(), ["orders"]);
     let spying = ListTopicsRequest { filter: "_kv.>".into(), ..ListTopicsRequest::default() };
-    assert_refused(server.topics().list_topics(spying).await, Code::InvalidArgument, "INVALID_PATTERN");
+    assert!(server.topics().list_topics(spying).await.unwrap().into_inner().topics.is_empty());
     let mut stream = server.topics().watch_topics(WatchTopicsRequest::default()).await.unwrap().into_inner();
     create(&server, named("another")).await.unwrap();
     server.create_topic("later").await;

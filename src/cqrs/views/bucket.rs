@@ -92,9 +92,12 @@ pub(crate) struct Listed {
     pub(crate) steps: u64,
 }
 
+/// The kind of topics that buckets have.
+pub(super) const KIND: &str = "kv";
+
 /// The name of a bucket's topic.
 pub(super) fn topic(bucket: &Name) -> Name {
-    Name::internal("kv", bucket)
+    Name::internal(KIND, bucket)
 }
 
 /// The name of the file of a bucket's view.

@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 use self::bucket::{Clock, file, topic};
 use self::settings::{described, settings};
 use super::store::Store;
-use crate::engine::{self, Engine, Intent, Page, TopicChange};
-use crate::model::limits::{MAX_BUCKETS, MAX_ENTRY_WATCHES, MAX_PAGE_SIZE};
-use crate::model::{Name, Pattern, Timestamp};
+use crate::engine::{self, Engine, Intent, TopicChange};
+use crate::model::limits::{MAX_BUCKETS, MAX_ENTRY_WATCHES};
+use crate::model::{Name, Timestamp, Topic};
 
 pub(crate) use self::bucket::{Bucket, List};
 pub(crate) use self::changes::Seen;
@@ -73,13 +73,11 @@ impl Views {
             watches: Arc::new(Semaphore::new(MAX_ENTRY_WATCHES)),
             stop: CancellationToken::new(),
         };
-        let mut page = Page { after: None, limit: MAX_PAGE_SIZE, pattern: Some(all_buckets()) };
-        loop {
-            let topics = engine.topics(page.clone()).await?;
-            let Some(last) = topics.last() else { break };
-            page.after = Some(last.name.clone());
-            topics.iter().filter_map(|topic| bucket_of(&topic.name)).for_each(|name| views.start(name));
-        }
+        let topics = engine.internal_topics(bucket::KIND).await?;
+        topics
+            .iter()
+            .filter_map(|topic| topic.name.internal_of(bucket::KIND))
+            .for_each(|name| views.start(name));
         views.remove_left_over().await;
         Ok(views)
     }
@@ -127,10 +125,13 @@ impl Views {
 
     /// Buckets in the order of their names, after one, at most `limit`.
     pub(crate) async fn list(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Described>> {
-        let page = Page { after: after.map(topic), limit, pattern: Some(all_buckets()) };
-        let topics = self.engine.topics(page).await.map_err(Error::Engine)?;
-        let buckets = topics.iter().filter_map(|topic| Some(described(bucket_of(&topic.name)?, topic)));
-        Ok(buckets.collect())
+        let topics = self.engine.internal_topics(bucket::KIND).await.map_err(Error::Engine)?;
+        let of = |topic: &Topic| Some(described(topic.name.internal_of(bucket::KIND)?, topic));
+        let mut buckets: Vec<_> = topics.iter().filter_map(of).collect();
+        buckets.retain(|bucket| after.is_none_or(|after| bucket.name > *after));
+        buckets.sort_by(|a, b| a.name.cmp(&b.name));
+        buckets.truncate(limit);
+        Ok(buckets)
     }
 
     /// Changes a bucket's settings; with `expected`, only if its revision is still that one.
@@ -207,13 +208,4 @@ impl Views {
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn all_buckets() -> Pattern {
-    Pattern::parse("_kv.>").expect("a pattern")
-}
-
-/// The bucket that a topic belongs to.
-fn bucket_of(topic: &Name) -> Option<Name> {
-    Name::parse(topic.as_str().strip_prefix("_kv.")?).ok()
 }

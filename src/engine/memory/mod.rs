@@ -150,6 +150,10 @@ impl Engine for MemoryEngine {
         self.0.look(|state| Ok(state.topics(&page)))
     }
 
+    async fn internal_topics(&self, kind: &str) -> Result<Vec<Topic>> {
+        self.0.look(|state| Ok(state.internal_topics(kind)))
+    }
+
     async fn update_topic(
         &self,
         name: &Name,

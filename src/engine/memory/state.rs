@@ -79,7 +79,13 @@ impl State {
     }
 
     pub(super) fn topics(&self, page: &Page) -> Vec<Topic> {
-        entries(&self.topics, page).take(page.limit).map(Log::topic).collect()
+        let users = entries(&self.topics, page).map(Log::topic).filter(|topic| !topic.name.is_internal());
+        users.take(page.limit).collect()
+    }
+
+    pub(super) fn internal_topics(&self, kind: &str) -> Vec<Topic> {
+        let own = self.topics.values().map(Log::topic);
+        own.filter(|topic| topic.name.internal_of(kind).is_some()).collect()
     }
 
     pub(super) fn update_topic(
@@ -375,7 +381,7 @@ fn given_up(letter: DeadLetter, place: Option<(Name, Offset)>) -> Advisory {
 /// The part of a list after the page's start that matches its pattern.
 fn entries<'a, T>(all: &'a BTreeMap<Name, T>, page: &'a Page) -> impl Iterator<Item = &'a T> {
     let from = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let matching = |name: &Name| page.takes(name);
+    let matching = |name: &Name| page.pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
     all.range::<Name, _>((from, Bound::Unbounded)).filter(move |(name, _)| matching(name)).map(|(_, it)| it)
 }
 
