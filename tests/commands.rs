@@ -58,9 +58,9 @@ struct Entries {
 
 impl Entries {
     /// Somebody is told the outcome of a command.
-    fn told(&mut self, id: &str, state: CommandState, result: String) {
-        let known = self.outcomes.entry(id.to_owned()).or_insert_with(|| (state, result.clone()));
-        if *known != (state, result.clone()) {
+    fn told(&mut self, id: &str, state: CommandState, result: &str) {
+        let known = self.outcomes.entry(id.to_owned()).or_insert_with(|| (state, result.to_owned()));
+        if (known.0, &*known.1) != (state, result) {
             self.wrong.push(format!("{id} ended as {known:?}, and then as {state:?} {result}"));
         }
     }
@@ -120,7 +120,7 @@ impl World {
                         ledger.told(
                             &command.id,
                             execution.state(),
-                            shown(&execution.result, execution.failure.as_ref()),
+                            &shown(&execution.result, execution.failure.as_ref()),
                         );
                     }
                     self.accepted.send_replace(ledger.accepted.len());
@@ -211,7 +211,7 @@ impl World {
             Ok(answer) => {
                 let state = answer.into_inner().execution.unwrap().state();
                 if !retryable {
-                    self.ledger().told(&id, state, mark);
+                    self.ledger().told(&id, state, &mark);
                 }
                 Ok(())
             }
@@ -246,7 +246,7 @@ impl World {
                     .wrong
                     .push(format!("{id} ended as {:?} {result}, which nobody said", execution.state()));
             }
-            ledger.told(&id, execution.state(), result);
+            ledger.told(&id, execution.state(), &result);
         }
     }
 

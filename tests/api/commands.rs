@@ -33,6 +33,7 @@ fn command(id: &str, payload: &'static str) -> Command {
     Command { id: id.into(), r#type: TYPE.into(), payload: payload.into(), ..Command::default() }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the fields of requests are")]
 fn span(millis: u64) -> Option<prost_types::Duration> {
     Some(Duration::from_millis(millis).try_into().unwrap())
 }
@@ -366,7 +367,7 @@ async fn a_handler_is_told_to_cancel_and_decides() {
         assert_eq!((execution.state(), execution.cancel_requested), (CommandState::Running, true));
         match handler.next().await {
             Event::CancelRequested(told) => {
-                assert_eq!((told.id, told.ack_id), (id.into(), delivery.ack_id.clone()))
+                assert_eq!((told.id, told.ack_id), (id.into(), delivery.ack_id.clone()));
             }
             other => panic!("{other:?}"),
         }
