@@ -17,8 +17,8 @@ fn named(name: &str, topic: &str) -> Subscription {
     Subscription { name: name.into(), topic: topic.into(), ..Subscription::default() }
 }
 
-fn dead_letters_to(topic: &str) -> Option<RetryPolicy> {
-    Some(RetryPolicy { dead_letter_topic: topic.into(), ..RetryPolicy::default() })
+fn dead_letters_to(topic: &str) -> RetryPolicy {
+    RetryPolicy { dead_letter_topic: topic.into(), ..RetryPolicy::default() }
 }
 
 async fn create(server: &TestServer, subscription: Subscription) -> Result<Subscription, Status> {
@@ -139,7 +139,7 @@ async fn a_pattern_is_no_name() {
     assert_refused(server.topics().get_topic(get).await, Code::InvalidArgument, "INVALID_NAME");
     let read = ReadMessagesRequest { topic: "orders.>".into(), ..Default::default() };
     assert_refused(server.subscriber().read_messages(read).await, Code::InvalidArgument, "INVALID_NAME");
-    let retry = dead_letters_to("dead.*");
+    let retry = Some(dead_letters_to("dead.*"));
     let refused = create(&server, Subscription { retry, ..named("all", "orders.*") }).await;
     let status = assert_refused(refused, Code::InvalidArgument, "INVALID_NAME");
     assert_eq!(bad_fields(&status), ["subscription.retry.dead_letter_topic"]);
@@ -151,9 +151,9 @@ async fn dead_letters_come_back_to_the_subscription() {
     for topic in ["orders.eu", "orders.us", "dead"] {
         server.create_topic(topic).await;
     }
-    let looping = Subscription { retry: dead_letters_to("orders.us"), ..named("all", "orders.*") };
+    let looping = Subscription { retry: Some(dead_letters_to("orders.us")), ..named("all", "orders.*") };
     assert_refused(create(&server, looping).await, Code::InvalidArgument, "DEAD_LETTER_LOOP");
-    let all = Subscription { retry: dead_letters_to("dead"), ..named("all", "orders.*") };
+    let all = Subscription { retry: Some(dead_letters_to("dead")), ..named("all", "orders.*") };
     create(&server, all).await.unwrap();
     create(&server, named("other", "orders.us")).await.unwrap();
     server.publish("orders.us", &["a"]).await;
