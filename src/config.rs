@@ -3,6 +3,8 @@
 //! Everything that is wrong is reported at once: unknown keys, and values that cannot be, each with
 //! where it came from and what is allowed. The only module that reads environment variables.
 
+mod security;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,7 +16,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::embedded;
+use crate::identity;
 use crate::model::limits::MAX_REQUEST_BYTES;
+use crate::tls;
 
 /// What environment variables of the server begin with. `storage.segment_size` is
 /// `COLUMBA_STORAGE_SEGMENT_SIZE`.
@@ -23,7 +27,8 @@ const ENV_PREFIX: &str = "COLUMBA_";
 const ENV_FILE: &str = "COLUMBA_CONFIG";
 /// Variables with the prefix that are not the server's: Kubernetes sets them for a Service of that
 /// name, and the client commands have their own.
-const FOREIGN_ENV: [&str; 3] = ["COLUMBA_PORT", "COLUMBA_SERVICE_", "COLUMBA_SERVER"];
+const FOREIGN_ENV: [&str; 5] =
+    ["COLUMBA_PORT", "COLUMBA_SERVICE_", "COLUMBA_SERVER", "COLUMBA_CLIENT_", "COLUMBA_TOKEN"];
 
 /// The whole configuration of a server.
 #[derive(Debug, Clone)]
@@ -34,8 +39,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// `data_dir`: where the embedded engine keeps its log. Default: ./columba-data.
     pub data_dir: PathBuf,
-    /// `insecure`: allows addresses that other machines can reach, although there is no TLS and no
-    /// identity. Default: false.
+    /// `insecure`: allows addresses that other machines can reach, although TLS or identity is
+    /// missing. Default: false.
     pub insecure: bool,
     /// `log`: what is logged, and how.
     pub log: Log,
@@ -47,6 +52,10 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// `limits`: what the server takes.
     pub limits: Limits,
+    /// `tls`: `certificate`, `key`, `client_ca` and `client_certificate`. Default: no TLS.
+    pub tls: Option<tls::Settings>,
+    /// `identity`: `tokens`, `jwt`, `open_health` and `open_reflection`. Default: no identity.
+    pub identity: identity::Settings,
 }
 
 /// What is logged, and how.
@@ -93,6 +102,8 @@ impl Default for Config {
             storage: embedded::Options::default(),
             shutdown: Shutdown { deadline: Duration::from_secs(25) },
             limits: Limits { connections: 10_000 },
+            tls: None,
+            identity: identity::Settings::default(),
         }
     }
 }
@@ -143,6 +154,8 @@ impl Config {
             storage: layers.storage(&defaults.storage),
             shutdown: Shutdown { deadline: layers.deadline(defaults.shutdown.deadline) },
             limits: Limits { connections: layers.connections(defaults.limits.connections) },
+            tls: layers.tls(),
+            identity: layers.identity(&defaults.identity),
         };
         layers.require_loopback(&config);
         layers.finish().map(|()| config)
@@ -292,18 +305,6 @@ impl Layers {
         })
     }
 
-    /// Without TLS and identity, whoever reaches the port may do everything.
-    fn require_loopback(&mut self, config: &Config) {
-        for (key, address) in [("listen", config.listen), ("admin_listen", config.admin_listen)] {
-            if !address.ip().is_loopback() && !config.insecure {
-                self.problems.push(format!(
-                    "{key} is {address}, which other machines can reach, and there is no TLS and no identity \
-                     yet; listen on 127.0.0.1, or say --insecure (insecure = true) on a network that you trust"
-                ));
-            }
-        }
-    }
-
     /// Notes the keys that nobody took.
     fn finish(mut self) -> Result<(), Problems> {
         let known = self.known.join(", ");
@@ -329,7 +330,7 @@ fn is_own(name: &str) -> bool {
 }
 
 /// The sections of the configuration file.
-const SECTIONS: [&str; 4] = ["limits", "log", "shutdown", "storage"];
+const SECTIONS: [&str; 7] = ["identity", "identity.jwt", "limits", "log", "shutdown", "storage", "tls"];
 
 /// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
 /// Returns what cannot be turned into either.
@@ -431,6 +432,15 @@ mod tests {
         let public = [("listen", "0.0.0.0:7171")];
         assert!(load("", &[], &public).unwrap_err().0[0].contains("--insecure"));
         assert!(load("insecure = true", &[], &public).is_ok());
+        let tls = "tls.certificate = 'a'\ntls.key = 'b'\n";
+        let tokens = "identity.tokens = 'c'\n";
+        for (half, missing) in [(tls, "no identity"), (tokens, "no TLS")] {
+            let Problems(problems) = load(half, &[], &public).unwrap_err();
+            assert!(problems[0].contains(missing), "{problems:?}");
+        }
+        for whole in [[tls, tokens].concat(), [tls, "tls.client_ca = 'd'\n"].concat()] {
+            assert!(load(&whole, &[], &public).is_ok(), "{whole}");
+        }
     }
 
     #[test]

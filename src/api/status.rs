@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::validate::{Violation, Violations};
 use crate::engine;
+use crate::identity;
 use crate::model::Kind;
 
 const DOMAIN: &str = "columba";
@@ -52,6 +53,7 @@ enum Detail {
 fn code(kind: Kind) -> Code {
     match kind {
         Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::Unauthenticated => Code::Unauthenticated,
         Kind::NotFound => Code::NotFound,
         Kind::AlreadyExists => Code::AlreadyExists,
         Kind::Conflict => Code::Aborted,
@@ -266,6 +268,16 @@ fn engine_detail(error: &engine::Error) -> (Detail, Vec<(&'static str, String)>)
             (Detail::None, metadata)
         }
         E::Overloaded { .. } | E::Disk { .. } | E::Closed | E::Failed(_) => (Detail::None, Vec::new()),
+    }
+}
+
+impl From<&identity::Refused> for Status {
+    fn from(refused: &identity::Refused) -> Self {
+        let mut refusal = Refusal::new(refused.kind(), refused.reason(), refused.to_string());
+        if refused.kind() == Kind::Unavailable {
+            refusal.0.retry_after = Some(Duration::from_secs(1));
+        }
+        refusal.into()
     }
 }
 
