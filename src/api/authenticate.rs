@@ -244,6 +244,7 @@ impl http_body::Body for Guarded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Principal;
 
     #[test]
     fn takes_bearers_only() {
@@ -253,6 +254,30 @@ mod tests {
         for other in ["Basic abc", "abc", "", "Bearerabc"] {
             assert!(bearer(other).is_err(), "{other:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_let_in_says_who_calls_and_carries_no_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = dir.path().join("tokens.toml");
+        let hash = crate::identity::hash("secret");
+        let file = format!("[[tokens]]\nprincipal = 'billing'\ngroups = ['a']\nhash = '{hash}'\n");
+        std::fs::write(&tokens, file).unwrap();
+        let settings = Settings { tokens: Some(tokens), ..Settings::default() };
+        let authenticator = Authenticator::open(settings, None).unwrap();
+        let inner = tower::service_fn(async |request: Request<Body>| {
+            assert!(!request.headers().contains_key(AUTHORIZATION));
+            let principal = request.extensions().get::<Arc<Principal>>().unwrap();
+            let header = format!("{} {:?} {:?}", principal.name, principal.method, principal.groups);
+            let response = Response::builder().header("principal", header);
+            Ok::<_, std::convert::Infallible>(response.body(Body::empty()).unwrap())
+        });
+        let mut service = AuthenticateLayer::new(authenticator).layer(inner);
+        let request = Request::builder().header(AUTHORIZATION, "Bearer secret").body(Body::empty()).unwrap();
+        let response = service.call(request).await.unwrap();
+        assert_eq!(response.headers()["principal"], "billing Token [\"a\"]");
+        let response = service.call(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "16");
     }
 
     #[test]

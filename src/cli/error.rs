@@ -81,7 +81,9 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         if let Some(cause) = std::error::Error::source(&status) {
             if status.code() == Code::Cancelled {
-                return Self::Lost("no answer in time; allow more with --timeout".into());
+                return Self::Lost("no answer in time; allow more with --timeout, and over TLS, if the server wants a client certificate, \
+                 give one with --tls-cert and --tls-key"
+                    .into());
             }
             return Self::Lost(root(cause));
         }

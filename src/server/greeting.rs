@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::transport::Transport;
@@ -27,6 +28,11 @@ const H2_GOAWAY: &[u8] =
 /// To HTTP/1 clients.
 const HTTP1_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 39\r\n\r\nthis port speaks gRPC over TLS (https)\n";
+
+/// How long a peer with the wrong protocol has to hang up.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of what it says is passed over.
+const MAX_IGNORED_BYTES: u64 = 64 << 10;
 
 /// Agrees on TLS, if there is one.
 #[derive(Clone)]
@@ -67,12 +73,15 @@ impl Handshake {
     }
 }
 
-/// Ends a connection with a last word, which is read only if what the peer has sent was read, too.
+/// Ends a connection with a last word. What the peer sends meanwhile is read, because otherwise the
+/// system would take the last word back.
 async fn part(mut stream: TcpStream, answer: &[u8], why: &'static str) -> io::Error {
-    let mut sent = [0; 4096];
-    let _ = stream.try_read(&mut sent);
-    let _ = stream.write_all(answer).await;
-    let _ = stream.shutdown().await;
+    let farewell = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(MAX_IGNORED_BYTES), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 

@@ -83,6 +83,7 @@ impl Header {
 /// Checks JWTs.
 pub(super) struct Jwt {
     settings: Settings,
+    /// What is checked, except for the algorithm.
     validation: Validation,
     source: Arc<Source>,
     remembered: Cache<Digest, Arc<Verified>>,
@@ -101,7 +102,6 @@ impl Jwt {
     pub(super) fn open(settings: Settings) -> Result<Arc<Self>, String> {
         signatures::install();
         let mut validation = Validation::default();
-        validation.algorithms.clone_from(&settings.algorithms);
         validation.set_audience(&[&settings.audience]);
         validation.set_issuer(&[&settings.issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
@@ -155,9 +155,11 @@ impl Jwt {
             return Err(Refused::Malformed("its header asks for extensions that this server does not know"));
         }
         let keys = keys.ok_or(Refused::NoKeys)?;
+        // The library takes several algorithms only if one key is for all of them.
+        let validation = Validation { algorithms: vec![algorithm], ..self.validation.clone() };
         let mut refused = Refused::UnknownKey;
         for key in keys.find(header.kid.as_deref(), algorithm) {
-            match decode::<Map<String, Value>>(token, key.decoding(), &self.validation) {
+            match decode::<Map<String, Value>>(token, key.decoding(), &validation) {
                 Ok(token) => return self.verified(&token.claims, key),
                 Err(error) => refused = self.refused(error.kind()),
             }
