@@ -1,4 +1,4 @@
-//! The pages under docs/patterns: their commands work and print what they are said to print.
+//! The pages under docs/patterns, and the one on security: their commands work and print what they are said to print.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
@@ -40,4 +40,9 @@ fn reliable_messaging() {
 #[test]
 fn command_query() {
     works("command-query.md");
+}
+
+#[test]
+fn security() {
+    works("../security.md");
 }

@@ -25,7 +25,7 @@ pub(super) type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
 #[command(next_help_heading = "Client options")]
 pub(super) struct GlobalArgs {
     /// The server to talk to: HOST:PORT, http://HOST:PORT or, for TLS, https://HOST:PORT
-    #[arg(long, global = true, env = "COLUMBA_SERVER", default_value = "http://127.0.0.1:7171")]
+    #[arg(long, global = true, env = "COLUMBA_SERVER", default_value = "127.0.0.1:7171")]
     #[arg(value_name = "ADDRESS")]
     server: Server,
     /// How to print: text for people, json for programs, one object a line
