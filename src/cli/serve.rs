@@ -179,8 +179,10 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
     Ok(server::serve(Arc::new(engine), listeners, options, shutdown).await?)
 }
 
+type Security = (Option<Arc<Tls>>, Option<Arc<Authenticator>>);
+
 /// Reads certificates, tokens and keys. The errors are all that is wrong with them.
-fn security(config: &Config) -> Result<(Option<Arc<Tls>>, Option<Arc<Authenticator>>), Vec<String>> {
+fn security(config: &Config) -> Result<Security, Vec<String>> {
     let tls = config.tls.clone().map(Tls::open).transpose();
     let (tls, problem) = tls.map_or_else(|problem| (None, Some(problem)), |tls| (tls, None));
     let authenticator = Authenticator::open(config.identity.clone(), tls.clone());

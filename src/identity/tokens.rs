@@ -185,16 +185,16 @@ impl Tokens {
     /// Takes up a new file until `stop`.
     pub(super) async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let watch = Watch::new([&self.path]);
-        let mut failed = None;
+        let mut failed: Option<String> = None;
         while stop.run_until_cancelled(watch.changed()).await.is_some() {
             let tokens = Arc::clone(&self);
-            let reload = move || tokens.reload(failed);
+            let reload = move || tokens.reload(failed.as_deref());
             failed = tokio::task::spawn_blocking(reload).await.expect("reloading does not panic");
         }
     }
 
     /// Loads the file if it changed. What failed is returned, and told once.
-    fn reload(&self, failed: Option<String>) -> Option<String> {
+    fn reload(&self, failed: Option<&str>) -> Option<String> {
         let bytes = watched::read(&self.path, MAX_FILE_BYTES);
         if bytes.as_ref().is_ok_and(|bytes| *bytes == self.current.load().0) {
             return None;
@@ -206,7 +206,7 @@ impl Tokens {
                 None
             }
             Err(problem) => {
-                if failed.as_ref() != Some(&problem) {
+                if failed != Some(&*problem) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
                     tracing::error!("keeping the tokens in use: {problem}");
                 }

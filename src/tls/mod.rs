@@ -99,16 +99,16 @@ impl Tls {
     pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let Settings { certificate, key, client_ca, .. } = &self.settings;
         let watch = Watch::new([certificate, key].into_iter().chain(client_ca));
-        let mut failed = None;
+        let mut failed: Option<Failed> = None;
         while stop.run_until_cancelled(watch.changed()).await.is_some() {
             let tls = Arc::clone(&self);
-            let reload = move || tls.reload(failed);
+            let reload = move || tls.reload(failed.as_ref());
             failed = tokio::task::spawn_blocking(reload).await.expect("reloading does not panic");
         }
     }
 
     /// Loads the files if they changed. What failed is returned, and told once.
-    fn reload(&self, failed: Option<Failed>) -> Option<Failed> {
+    fn reload(&self, failed: Option<&Failed>) -> Option<Failed> {
         let current = self.current.load();
         let files = Files::read(&self.settings);
         if files.as_ref().is_ok_and(|files| *files == current.files) {
@@ -129,7 +129,7 @@ impl Tls {
             }
             Err(problem) => {
                 let now_failed = Failed { files: files.ok(), problem };
-                if failed.as_ref() != Some(&now_failed) {
+                if failed != Some(&now_failed) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
                     tracing::error!("keeping the TLS certificates in use: {}", now_failed.problem);
                 }

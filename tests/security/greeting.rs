@@ -6,6 +6,7 @@ use columba::server::Options;
 use columba::tls::Tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 use crate::authority::Authority;
 use crate::common::{TestServer, within};
@@ -90,7 +91,6 @@ async fn a_handshake_without_a_greeting_does_not_hold_a_slot() {
         Options { greeting_timeout: Duration::from_secs(1), max_connections: 1, ..Options::default() };
     let secured = secured(options).await;
     let mut roots = tokio_rustls::rustls::RootCertStore::empty();
-    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
     roots.add(CertificateDer::from_pem_slice(secured.authority.pem().as_bytes()).unwrap()).unwrap();
     let provider = tokio_rustls::rustls::crypto::ring::default_provider().into();
     let config = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider);

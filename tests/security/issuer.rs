@@ -75,7 +75,7 @@ impl RsaKey {
     }
 
     /// What a server would be taken in by that lets the token choose how a public key is used.
-    pub fn token_with_public_key_as_secret(&self, secret: &[u8]) -> String {
+    pub fn token_with_public_key_as_secret(secret: &[u8]) -> String {
         let message = message(&json!({ "alg": "HS256", "kid": "rsa" }), &claims(&json!({})));
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
         format!("{message}.{}", BASE64.encode(ring::hmac::sign(&key, message.as_bytes())))

@@ -86,7 +86,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mode: Mode) ->
         Mode::NeverEnds => {
             stream.write_all(head(200, 1 << 30).as_bytes()).await?;
             loop {
-                stream.write_all(&[b' '; 65536]).await?;
+                stream.write_all(&[b' '; 8192]).await?;
             }
         }
     }

@@ -110,7 +110,7 @@ async fn bad_signatures_are_refused() {
     faults.extend(
         rsa.public_bytes()
             .iter()
-            .map(|secret| (rsa.token_with_public_key_as_secret(secret), "WRONG_ALGORITHM")),
+            .map(|secret| (RsaKey::token_with_public_key_as_secret(secret), "WRONG_ALGORITHM")),
     );
     for (token, reason) in faults {
         refused(within(call_with(&server, &token)).await, reason, &token);

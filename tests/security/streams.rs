@@ -5,7 +5,7 @@ use std::time::Duration;
 use columba::identity::jwt::Location;
 use columba::proto::v1::consume_request::Action;
 use columba::proto::v1::subscribe_request::Target;
-use columba::proto::v1::{ConsumeRequest, PublishStreamRequest, SubscribeRequest};
+use columba::proto::v1::{ConsumeRequest, PublishStreamRequest, SubscribeRequest, WatchTopicsRequest};
 use futures::{StreamExt, stream};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -66,7 +66,7 @@ async fn streams_end_when_their_token_expires() {
     let request = PublishStreamRequest { request_id: 1, publish: Some(publish("orders", &["x"])) };
     let requests = stream::iter([request]).chain(stream::pending());
     let published = server.publisher().publish_stream(with(requests, &token)).await.unwrap();
-    let watched = server.topics().watch_topics(with(Default::default(), &token)).await.unwrap();
+    let watched = server.topics().watch_topics(with(WatchTopicsRequest::default(), &token)).await.unwrap();
     let mut reflection =
         tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(server.channel());
     let reflected = reflection.server_reflection_info(with(stream::pending(), &token)).await.unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use columba::identity::Settings;
 use columba::tls::{ClientCertificates, Tls};
 
 use crate::authority::{Authority, uri};
@@ -20,7 +21,7 @@ async fn swap_under_load(every: Duration, times: u64) {
     let authorities = [client.pem(), client.pem() + &other.pem()];
     let mut files = Files::tls(&roots[0].server(), &authorities[0]);
     let tls = Tls::open(files.mutual(ClientCertificates::Required)).unwrap();
-    let server = identifying(Default::default(), Some(tls.clone())).await;
+    let server = identifying(Settings::default(), Some(tls.clone())).await;
 
     let (stop, connected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let pair = client.client(&[uri("spiffe://test/load")]);

@@ -1,7 +1,7 @@
 //! Where an issuer's keys come from: a file that is watched, or an address that is asked now and then.
 //! The keys that were good last stay in use while there are no newer ones.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -111,21 +111,21 @@ impl Source {
 
     async fn follow_file(&self, path: &PathBuf) {
         let watch = Watch::new([path]);
-        let mut failed = None;
+        let mut failed: Option<String> = None;
         loop {
             watch.changed().await;
             let path = path.clone();
             let keys = tokio::task::spawn_blocking(move || read(&path)).await;
-            failed = self.take_up(keys.expect("reading keys does not panic"), failed);
+            failed = self.take_up(keys.expect("reading keys does not panic"), failed.as_deref());
         }
     }
 
     async fn follow_url(&self, url: &Url, ca: Option<&PathBuf>, refresh: Duration, min_interval: Duration) {
-        let mut failed = None;
+        let mut failed: Option<String> = None;
         loop {
             let fetched = fetch(url, ca).await.and_then(|bytes| KeySet::parse(&bytes));
             let fetched = fetched.map_err(|problem| format!("the keys at {url} cannot be used: {problem}"));
-            failed = self.take_up(fetched, failed);
+            failed = self.take_up(fetched, failed.as_deref());
             let now = Instant::now();
             self.attempts.send_replace(Some(now));
             // What was asked for during the attempt is answered by it.
@@ -137,7 +137,7 @@ impl Source {
     }
 
     /// Takes up new keys, or keeps those in use. What failed is returned, and told once.
-    fn take_up(&self, keys: Result<KeySet, String>, failed: Option<String>) -> Option<String> {
+    fn take_up(&self, keys: Result<KeySet, String>, failed: Option<&str>) -> Option<String> {
         match keys {
             Ok(keys) => {
                 if failed.is_some() {
@@ -148,7 +148,7 @@ impl Source {
             }
             Err(problem) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
-                if failed.as_ref() != Some(&problem) {
+                if failed != Some(&*problem) {
                     tracing::error!("keeping the keys in use: {problem}");
                 }
                 Some(problem)
@@ -157,7 +157,7 @@ impl Source {
     }
 }
 
-fn read(path: &PathBuf) -> Result<KeySet, String> {
+fn read(path: &Path) -> Result<KeySet, String> {
     let bytes = watched::read(path, MAX_BYTES)?;
     KeySet::parse(&bytes)
         .map_err(|problem| format!("the keys in {} cannot be used: {problem}", path.display()))
