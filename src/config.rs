@@ -3,6 +3,8 @@
 //! Everything that is wrong is reported at once: unknown keys, and values that cannot be, each with
 //! where it came from and what is allowed. The only module that reads environment variables.
 
+mod security;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,9 +16,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::embedded;
+use crate::identity;
 use crate::model::limits::{
     DEFAULT_COMMAND_RETENTION, MAX_COMMAND_RETENTION, MAX_REQUEST_BYTES, MIN_COMMAND_RETENTION,
 };
+use crate::tls;
 
 /// What environment variables of the server begin with. `storage.segment_size` is
 /// `COLUMBA_STORAGE_SEGMENT_SIZE`.
@@ -25,7 +29,15 @@ const ENV_PREFIX: &str = "COLUMBA_";
 const ENV_FILE: &str = "COLUMBA_CONFIG";
 /// Variables with the prefix that are not the server's: Kubernetes sets them for a Service of that
 /// name, and the client commands have their own and give some to programs.
-const FOREIGN_ENV: [&str; 4] = ["COLUMBA_PORT", "COLUMBA_SERVICE_", "COLUMBA_SERVER", "COLUMBA_COMMAND_"];
+const FOREIGN_ENV: [&str; 7] = [
+    "COLUMBA_PORT",
+    "COLUMBA_SERVICE_",
+    "COLUMBA_SERVER",
+    "COLUMBA_CLIENT_",
+    "COLUMBA_TOKEN",
+    "COLUMBA_COMMAND_",
+    "COLUMBA_QUERY_",
+];
 
 /// The whole configuration of a server.
 #[derive(Debug, Clone)]
@@ -36,8 +48,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// `data_dir`: where the embedded engine keeps its log. Default: ./columba-data.
     pub data_dir: PathBuf,
-    /// `insecure`: allows addresses that other machines can reach, although there is no TLS and no
-    /// identity. Default: false.
+    /// `insecure`: allows addresses that other machines can reach, although TLS or identity is
+    /// missing. Default: false.
     pub insecure: bool,
     /// `log`: what is logged, and how.
     pub log: Log,
@@ -51,6 +63,10 @@ pub struct Config {
     pub limits: Limits,
     /// `commands`: how commands are kept.
     pub commands: Commands,
+    /// `tls`: `certificate`, `key`, `client_ca` and `client_certificate`. Default: no TLS.
+    pub tls: Option<tls::Settings>,
+    /// `identity`: `tokens`, `jwt`, `open_health` and `open_reflection`. Default: no identity.
+    pub identity: identity::Settings,
 }
 
 /// How commands are kept.
@@ -106,6 +122,8 @@ impl Default for Config {
             shutdown: Shutdown { deadline: Duration::from_secs(25) },
             limits: Limits { connections: 10_000 },
             commands: Commands { retention: DEFAULT_COMMAND_RETENTION },
+            tls: None,
+            identity: identity::Settings::default(),
         }
     }
 }
@@ -157,6 +175,8 @@ impl Config {
             shutdown: Shutdown { deadline: layers.deadline(defaults.shutdown.deadline) },
             limits: Limits { connections: layers.connections(defaults.limits.connections) },
             commands: Commands { retention: layers.retention(defaults.commands.retention) },
+            tls: layers.tls(),
+            identity: layers.identity(&defaults.identity),
         };
         layers.require_loopback(&config);
         layers.finish().map(|()| config)
@@ -313,18 +333,6 @@ impl Layers {
         })
     }
 
-    /// Without TLS and identity, whoever reaches the port may do everything.
-    fn require_loopback(&mut self, config: &Config) {
-        for (key, address) in [("listen", config.listen), ("admin_listen", config.admin_listen)] {
-            if !address.ip().is_loopback() && !config.insecure {
-                self.problems.push(format!(
-                    "{key} is {address}, which other machines can reach, and there is no TLS and no identity \
-                     yet; listen on 127.0.0.1, or say --insecure (insecure = true) on a network that you trust"
-                ));
-            }
-        }
-    }
-
     /// Notes the keys that nobody took.
     fn finish(mut self) -> Result<(), Problems> {
         let known = self.known.join(", ");
@@ -350,7 +358,8 @@ fn is_own(name: &str) -> bool {
 }
 
 /// The sections of the configuration file.
-const SECTIONS: [&str; 5] = ["commands", "limits", "log", "shutdown", "storage"];
+const SECTIONS: [&str; 8] =
+    ["commands", "identity", "identity.jwt", "limits", "log", "shutdown", "storage", "tls"];
 
 /// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
 /// Returns what cannot be turned into either.
@@ -454,6 +463,15 @@ mod tests {
         let public = [("listen", "0.0.0.0:7171")];
         assert!(load("", &[], &public).unwrap_err().0[0].contains("--insecure"));
         assert!(load("insecure = true", &[], &public).is_ok());
+        let tls = "tls.certificate = 'a'\ntls.key = 'b'\n";
+        let tokens = "identity.tokens = 'c'\n";
+        for (half, missing) in [(tls, "no identity"), (tokens, "no TLS")] {
+            let Problems(problems) = load(half, &[], &public).unwrap_err();
+            assert!(problems[0].contains(missing), "{problems:?}");
+        }
+        for whole in [[tls, tokens].concat(), [tls, "tls.client_ca = 'd'\n"].concat()] {
+            assert!(load(&whole, &[], &public).is_ok(), "{whole}");
+        }
     }
 
     #[test]

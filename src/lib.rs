@@ -11,6 +11,8 @@
 //! - [`cli`]: the command line, a gRPC client like any other, and `serve`.
 //! - [`server`]: opens the engine, builds the services, serves, drains.
 //! - [`config`]: the configuration tree: defaults, file, environment, flags.
+//! - [`identity`]: who calls, from certificates, tokens and JWTs.
+//! - [`tls`]: certificates and keys, replaced while the server runs.
 //! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
 //! - [`cqrs`]: commands, queries and key-value views, over the contract of an engine.
 //! - [`engine`]: the contract of a message engine, and an in-memory reference.
@@ -18,6 +20,7 @@
 //! - [`model`]: names, messages, positions, limits, kinds of errors.
 //! - [`proto`]: the API as clients see it, generated from `proto/`.
 //! - `telemetry`: logging.
+//! - `watched`: files that others replace while the server runs.
 
 pub mod api;
 pub mod cli;
@@ -25,7 +28,10 @@ pub mod config;
 pub mod cqrs;
 pub mod embedded;
 pub mod engine;
+pub mod identity;
 pub mod model;
 pub mod proto;
 pub mod server;
 pub mod telemetry;
+pub mod tls;
+mod watched;

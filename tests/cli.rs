@@ -229,7 +229,7 @@ fn exit_statuses_and_errors_are_for_scripts() {
         &["publish", "t", "x", "--key", "k"],
         &["publish", "t", "x", "--attribute", "a=1", "--attribute", "a=2"],
         &["publish", "t", "x", "--in-flight", "65"],
-        &["info", "--server", "https://localhost:1"],
+        &["info", "--server", "ftp://localhost:1"],
         &["info", "--timeout", "0s"],
     ] {
         server.run(usage, "").fails(2);

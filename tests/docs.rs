@@ -1,5 +1,5 @@
-//! The pages under docs/patterns, docs/queries.md and docs/key-values.md: their commands work and print what
-//! they are said to print.
+//! The pages under docs/patterns, and those on queries, key-values and security: their commands work and print
+//! what they are said to print.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
@@ -51,4 +51,9 @@ fn queries() {
 #[test]
 fn key_values() {
     works("key-values.md");
+}
+
+#[test]
+fn security() {
+    works("security.md");
 }

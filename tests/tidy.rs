@@ -72,6 +72,22 @@ const RULES: &[Rule] = &[
         advice: "an engine may use engine/ and model/ only",
     },
     Rule {
+        name: "identity and TLS know neither messages nor calls",
+        scope: &["identity/", "tls/"],
+        except: &[],
+        forbidden: &[
+            "crate::engine",
+            "crate::cqrs",
+            "crate::embedded",
+            "crate::api",
+            "crate::server",
+            "crate::cli",
+            "crate::config",
+            "crate::proto",
+        ],
+        advice: "the layer that asks who calls is in api/authenticate.rs",
+    },
+    Rule {
         name: "the API knows the contract, not the engines",
         scope: &["api/"],
         except: &[],
@@ -87,7 +103,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "tonic stays in the API",
-        scope: &["model/", "engine/", "embedded/", "cqrs/", "config.rs", "telemetry.rs"],
+        scope: &["model/", "engine/", "embedded/", "cqrs/", "identity/", "tls/", "config", "telemetry.rs"],
         except: &[],
         forbidden: &["tonic::", "tonic_"],
         advice: "turn wire types into domain types under api/",

@@ -4,6 +4,7 @@
 //! domain types, which go to the engine and come back through `convert`.
 
 mod admin;
+mod authenticate;
 mod commands;
 mod commit;
 mod consume;
@@ -51,6 +52,7 @@ use crate::engine::Engine;
 use crate::model::limits::MAX_REQUEST_BYTES;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
+pub(crate) use self::authenticate::{AuthenticateLayer, Peer};
 pub(crate) use self::health::Health;
 pub(crate) use self::layers::AnswerLayer;
 pub(crate) use self::unfinished::UnfinishedLayer;

@@ -15,6 +15,7 @@ use crate::cqrs::commands;
 use crate::cqrs::queries;
 use crate::cqrs::views;
 use crate::engine;
+use crate::identity;
 use crate::model::Kind;
 
 const DOMAIN: &str = "columba";
@@ -55,6 +56,7 @@ enum Detail {
 fn code(kind: Kind) -> Code {
     match kind {
         Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::Unauthenticated => Code::Unauthenticated,
         Kind::NotFound => Code::NotFound,
         Kind::AlreadyExists => Code::AlreadyExists,
         Kind::Conflict => Code::Aborted,
@@ -411,6 +413,16 @@ impl From<queries::Error> for Refusal {
         refusal.0.metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         refusal.0.detail = detail;
         refusal
+    }
+}
+
+impl From<&identity::Refused> for Status {
+    fn from(refused: &identity::Refused) -> Self {
+        let mut refusal = Refusal::new(refused.kind(), refused.reason(), refused.to_string());
+        if refused.kind() == Kind::Unavailable {
+            refusal.0.retry_after = Some(Duration::from_secs(1));
+        }
+        refusal.into()
     }
 }
 

@@ -17,8 +17,9 @@ pub(super) enum Error {
     Usage(String),
     /// No connection.
     #[error(
-        "cannot reach {server}: {}; start a server with `columba serve`, or name another with --server",
-        root(&**cause)
+        "cannot reach {server}: {cause}; {advice}",
+        cause = root(&**cause),
+        advice = advice(&root(&**cause))
     )]
     Unreachable {
         /// The address.
@@ -27,7 +28,7 @@ pub(super) enum Error {
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection broke, or the server was silent for too long.
-    #[error("lost the connection to the server: {0}")]
+    #[error("lost the connection to the server: {cause}{advice}", cause = .0, advice = lost_advice(.0))]
     Lost(String),
     /// The server said no.
     #[error("{message}")]
@@ -80,7 +81,9 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         if let Some(cause) = std::error::Error::source(&status) {
             if status.code() == Code::Cancelled {
-                return Self::Lost("no answer in time; allow more with --timeout".into());
+                return Self::Lost("no answer in time; allow more with --timeout, and over TLS, if the server wants a client certificate, \
+                 give one with --tls-cert and --tls-key"
+                    .into());
             }
             return Self::Lost(root(cause));
         }
@@ -174,8 +177,33 @@ impl Error {
     }
 }
 
+/// What to do when there is no connection.
+fn advice(cause: &str) -> &'static str {
+    if cause.contains("peer certificate") {
+        "the server's certificate is not trusted for this address: name its authority with --tls-ca, and the \
+         host as in the certificate with --server"
+    } else if cause.contains("HandshakeFailure") || cause.contains("InvalidContentType") {
+        "the server may not speak TLS: try http:// in --server"
+    } else {
+        "start a server with `columba serve`, or name another with --server"
+    }
+}
+
+/// What to do when a connection was lost for a reason that can be told.
+fn lost_advice(cause: &str) -> &'static str {
+    if cause.contains("CertificateRequired") {
+        "; the server wants a client certificate: give one with --tls-cert and --tls-key"
+    } else if cause.contains("fatal alert") {
+        "; the server does not accept this client's certificate: give one that its client_ca has issued"
+    } else if cause.contains("INADEQUATE_SECURITY") || cause.contains("security") {
+        "; the server speaks TLS: use https:// in --server"
+    } else {
+        ""
+    }
+}
+
 /// The innermost error: the outer ones only say that something failed.
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn root(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -1,10 +1,12 @@
 //! The command line: a gRPC client like any other, and `serve`.
 
+mod auth;
 mod backoff;
 mod command;
 mod completion;
 mod consumers;
 mod context;
+mod credentials;
 mod dlq;
 mod edit;
 mod error;
@@ -30,7 +32,9 @@ mod topic;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use context::{Context, GlobalArgs};
 use error::Error;
@@ -88,6 +92,8 @@ enum Command {
     Consumers(consumers::ConsumersArgs),
     Handlers(handlers::HandlersArgs),
     Events(events::EventsArgs),
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
     Health(health::HealthArgs),
     Info(info::InfoArgs),
     Completion(completion::CompletionArgs),
@@ -96,7 +102,9 @@ enum Command {
 /// Parses the arguments, runs the command, and says how it ended.
 #[must_use]
 pub fn run() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let matches = Cli::command().get_matches();
+    refuse_client_options_of_the_server(&matches);
+    let Cli { global, command } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::Serve(args) = command {
         return serve::run(args);
     }
@@ -104,6 +112,20 @@ pub fn run() -> ExitCode {
     match run_client(command, &context) {
         Ok(code) => code,
         Err(error) => error.report(context.format),
+    }
+}
+
+/// A server that was told `--tls-key` must not serve without TLS because that is an option of clients.
+fn refuse_client_options_of_the_server(matches: &ArgMatches) {
+    let Some(("serve", serve)) = matches.subcommand() else { return };
+    let given = |id: &&&str| serve.value_source(id) == Some(ValueSource::CommandLine);
+    if let Some(option) = credentials::OPTIONS.iter().find(given) {
+        let option = option.replace('_', "-");
+        let advice = format!(
+            "--{option} is for clients; `columba serve` takes its certificates and tokens from the keys tls.* and \
+             identity.* of the configuration file, or from variables such as COLUMBA_TLS_CERTIFICATE"
+        );
+        Cli::command().error(ErrorKind::ArgumentConflict, advice).exit();
     }
 }
 
@@ -128,6 +150,7 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Handlers(args) => handlers::run(args, context).await,
             Command::Events(args) => events::run(args, context).await,
             Command::Info(args) => info::run(args, context).await,
+            Command::Auth(command) => auth::run(&command, context),
             Command::Completion(args) => completion::run(&args),
         }?;
         Ok(ExitCode::SUCCESS)
@@ -136,8 +159,6 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

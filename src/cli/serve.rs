@@ -14,8 +14,10 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::cqrs;
 use crate::embedded::{EmbeddedEngine, OpenError};
+use crate::identity::Authenticator;
 use crate::server::{self, Listeners, ServeError, open_files};
 use crate::telemetry;
+use crate::tls::Tls;
 
 /// The exit status for a configuration that cannot be.
 const EXIT_CONFIG: u8 = 2;
@@ -38,7 +40,7 @@ pub struct ServeArgs {
     /// A configuration file in TOML [default: the one in `COLUMBA_CONFIG`, if any]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Allow addresses that other machines can reach, although there is no TLS and no identity
+    /// Allow addresses that other machines can reach, although TLS or identity is missing
     #[arg(long)]
     pub insecure: bool,
     /// What to log: error, warn, info, debug, trace, or a filter such as info,columba=debug
@@ -68,6 +70,8 @@ impl ServeArgs {
 /// Why the server does not serve, or stopped. The message says what to do.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("{}", .0.join("\ncolumba: "))]
+    Security(Vec<String>),
     #[error("cannot listen on {address}: {error}; {}", bind_hint(error))]
     Bind { address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
@@ -113,7 +117,10 @@ pub fn run(args: ServeArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("columba: {failure}");
-            EXIT_FAILED.into()
+            match failure {
+                Failure::Security(_) => EXIT_CONFIG.into(),
+                _ => EXIT_FAILED.into(),
+            }
         }
     }
 }
@@ -145,6 +152,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 }
 
 async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
+    let (tls, authenticator) = security(config).map_err(Failure::Security)?;
     // The ports first: a port in use must not leave a data directory behind.
     let grpc = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
@@ -166,10 +174,27 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
             directory: Some(config.data_dir.join("views")),
             command_retention: config.commands.retention,
         },
+        tls,
+        authenticator,
         ..server::Options::default()
     };
     let listeners = Listeners { grpc, admin: Some(admin) };
     Ok(server::serve(Arc::new(engine), listeners, options, shutdown).await?)
+}
+
+type Security = (Option<Arc<Tls>>, Option<Arc<Authenticator>>);
+
+/// Reads certificates, tokens and keys. The errors are all that is wrong with them.
+fn security(config: &Config) -> Result<Security, Vec<String>> {
+    let tls = config.tls.clone().map(Tls::open).transpose();
+    let (tls, problem) = tls.map_or_else(|problem| (None, Some(problem)), |tls| (tls, None));
+    let authenticator = Authenticator::open(config.identity.clone(), tls.clone());
+    match (problem, authenticator) {
+        (None, Ok(authenticator)) => Ok((tls, authenticator)),
+        (problem, authenticator) => {
+            Err(problem.into_iter().chain(authenticator.err().unwrap_or_default()).collect())
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::context::Channel;
 use clap::ValueEnum;
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::context::Context;
 use super::edit;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::context::Channel;
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::context::Context;
 use super::edit;

@@ -53,7 +53,7 @@ impl Shared {
 
     /// Deletes a subscription, or returns when it expires if somebody used it in the meantime.
     async fn delete_if_unused(&self, handle: &Arc<SubscriptionHandle>) -> Option<Instant> {
-        let changes = self.changes.lock().await;
+        let Ok(changes) = self.changing().await else { return Some(Instant::now() + LONGEST_GRAIN) };
         let name = &handle.name;
         let is_there = self.catalog().subscriptions.get(name).is_some_and(|found| Arc::ptr_eq(found, handle));
         let now = Instant::now();

@@ -132,6 +132,15 @@ impl Shared {
         subscription.ok_or_else(|| Error::SubscriptionNotFound(name.clone()))
     }
 
+    /// The right to change topics and subscriptions, with the last number that one has. While the writer waits
+    /// for space, changes are refused: they would be made when nobody waits for them any more.
+    async fn changing(&self) -> Result<tokio::sync::MutexGuard<'_, u64>> {
+        self.log.check_stall()?;
+        let changes = self.changes.lock().await;
+        self.log.check_stall()?;
+        Ok(changes)
+    }
+
     fn check_open(&self) -> Result<()> {
         self.end.borrow().clone().map_or(Ok(()), Err)
     }

@@ -232,7 +232,7 @@ impl Shared {
         settings: SubscriptionSettings,
         intent: Intent,
     ) -> Result<Subscription> {
-        let mut last_id = self.changes.lock().await;
+        let mut last_id = self.changing().await?;
         match self.find_subscription(&name) {
             Err(Error::SubscriptionNotFound(_)) => {}
             Err(error) => return Err(error),
@@ -279,7 +279,7 @@ impl Shared {
         expected: Option<u64>,
         intent: Intent,
     ) -> Result<Subscription> {
-        let _changes = self.changes.lock().await;
+        let _changes = self.changing().await?;
         let handle = self.find_subscription(&name)?;
         let mut record = handle.record().clone();
         check_revision(&name, expected, record.revision)?;
@@ -376,7 +376,7 @@ impl Shared {
         name: Name,
         expected: Option<u64>,
     ) -> Result<()> {
-        let changes = self.changes.lock().await;
+        let changes = self.changing().await?;
         let handle = self.find_subscription(&name)?;
         let revision = handle.record().revision;
         check_revision(&name, expected, revision)?;
@@ -397,7 +397,7 @@ impl Shared {
     }
 
     pub(super) async fn seek(self: Arc<Self>, name: Name, start: Start) -> Result<Offset> {
-        let _changes = self.changes.lock().await;
+        let _changes = self.changing().await?;
         let handle = self.find_subscription(&name)?;
         handle.idle.touch(Instant::now());
         if handle.is_pattern() && matches!(start, Start::Offset(_)) {

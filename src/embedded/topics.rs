@@ -28,7 +28,7 @@ impl Shared {
         intent: Intent,
     ) -> Result<Topic> {
         check_settings(&name, &settings)?;
-        let mut last_id = self.changes.lock().await;
+        let mut last_id = self.changing().await?;
         match self.find_topic(&name) {
             Err(Error::TopicNotFound(_)) => {}
             Err(error) => return Err(error),
@@ -71,7 +71,7 @@ impl Shared {
         expected: Option<u64>,
         intent: Intent,
     ) -> Result<Topic> {
-        let _changes = self.changes.lock().await;
+        let _changes = self.changing().await?;
         let topic = self.find_topic(&name)?;
         let mut record = topic.record().clone();
         check_revision(&name, expected, record.revision)?;
@@ -99,7 +99,7 @@ impl Shared {
     }
 
     pub(super) async fn delete_topic(self: Arc<Self>, name: Name, expected: Option<u64>) -> Result<()> {
-        let _changes = self.changes.lock().await;
+        let _changes = self.changing().await?;
         let topic = self.find_topic(&name)?;
         check_revision(&name, expected, topic.record().revision)?;
         let user = {
@@ -127,12 +127,13 @@ impl Shared {
             subscription.end(Error::SubscriptionDeleted(name));
         }
         topic.delete();
+        self.log.reader.segments().note_dropped();
         self.topic_changes.tell(|| TopicChanged::Deleted(name));
         Ok(())
     }
 
     pub(super) async fn purge(self: Arc<Self>, name: Name, before: Start, intent: Intent) -> Result<Purged> {
-        let _changes = self.changes.lock().await;
+        let _changes = self.changing().await?;
         let topic = self.find_topic(&name)?;
         let next = self.log.reader.resolve(&topic, before).await?;
         let (first, last) = (topic.first(), topic.visible());
@@ -147,6 +148,7 @@ impl Shared {
         let trim = cleaner::blocking(move || cleaner::retention::trim(&reader, &handle, next)).await?;
         if let Some(trim) = trim {
             cleaner::trim(&self.log, vec![(topic, trim)]).await?;
+            self.log.reader.segments().note_dropped();
         }
         Ok(purged)
     }

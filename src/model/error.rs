@@ -6,6 +6,8 @@
 pub enum Kind {
     /// The request can never succeed as it is.
     InvalidArgument,
+    /// It is not known who calls.
+    Unauthenticated,
     /// What the request names does not exist.
     NotFound,
     /// It exists already, and differs from what was asked for.

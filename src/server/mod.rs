@@ -4,7 +4,9 @@
 
 mod accept;
 mod admin;
+mod greeting;
 pub mod open_files;
+mod transport;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +21,9 @@ use tonic::transport::Server;
 use crate::api;
 use crate::cqrs::{self, Cqrs};
 use crate::engine::{self, Engine};
+use crate::identity::Authenticator;
 use crate::model::limits::HEARTBEAT_INTERVAL;
+use crate::tls::Tls;
 
 /// Bytes that a client may send ahead on one call.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -55,8 +59,11 @@ pub struct Options {
     pub heartbeat: Duration,
     /// Connections open at once; further ones wait in the system's queue. Default: 10,000.
     pub max_connections: usize,
-    /// How long a new connection may say nothing before it is closed. Default: 10 s.
+    /// How long a new connection may take until it has said something, the TLS handshake included,
+    /// before it is closed. Default: 10 s.
     pub greeting_timeout: Duration,
+    /// TLS handshakes at once; further ones wait, for as long as their greeting may take. Default: 512.
+    pub max_handshakes: usize,
     /// Bytes of requests that have begun to arrive and are not complete, over all connections. Requests
     /// beyond are refused. Default: 256 MiB.
     pub unfinished_request_bytes: usize,
@@ -65,6 +72,10 @@ pub struct Options {
     pub shutdown_deadline: Duration,
     /// How commands, queries and views work.
     pub cqrs: cqrs::Options,
+    /// The certificates of the API's port. Default: none, and no TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// Decides who calls. Default: none, and everybody may.
+    pub authenticator: Option<Arc<Authenticator>>,
 }
 
 impl Default for Options {
@@ -73,9 +84,12 @@ impl Default for Options {
             heartbeat: HEARTBEAT_INTERVAL,
             max_connections: 10_000,
             greeting_timeout: Duration::from_secs(10),
+            max_handshakes: 512,
             unfinished_request_bytes: 256 << 20,
             shutdown_deadline: Duration::from_secs(25),
             cqrs: cqrs::Options::default(),
+            tls: None,
+            authenticator: None,
         }
     }
 }
@@ -122,9 +136,12 @@ pub async fn serve(
     };
     let (health, services) = api::services(context).await;
 
+    let _follow = follow(&options, &stop);
     let connections = accept::connections(listeners.grpc, &options, stop.clone());
+    let authenticate = api::AuthenticateLayer::new(options.authenticator.clone());
     let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
-    let grpc = transport().layer(api::AnswerLayer).layer(unfinished).add_routes(services);
+    let mut layers = transport().layer(api::AnswerLayer).layer(authenticate).layer(unfinished);
+    let grpc = layers.add_routes(services);
     let grpc = grpc.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut grpc = AbortOnDropHandle::new(tokio::spawn(grpc));
     let _admin = listeners.admin.map(|listener| admin::serve(listener, stop.clone()));
@@ -168,6 +185,13 @@ async fn drain<T>(
     timeout_at(deadline, close).await.map_err(|_| ServeError::CloseTimedOut(limit))?;
     tracing::info!("shut down");
     Ok(())
+}
+
+/// Takes up new certificates, tokens and keys until `stop`.
+fn follow(options: &Options, stop: &CancellationToken) -> [Option<AbortOnDropHandle<()>>; 2] {
+    let tls = options.tls.clone().map(|tls| tokio::spawn(tls.follow(stop.clone())));
+    let identity = options.authenticator.clone().map(|identity| tokio::spawn(identity.follow(stop.clone())));
+    [tls, identity].map(|task| task.map(AbortOnDropHandle::new))
 }
 
 fn transport() -> Server {

@@ -8,7 +8,6 @@ mod send;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tonic::transport::Channel;
 
 use self::execution::{Shown, exit_code, print};
 use super::context::{Context, MAX_RESPONSE_BYTES};

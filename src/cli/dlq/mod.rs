@@ -98,7 +98,7 @@ pub(super) struct SelectionArgs {
     filter: Option<String>,
 }
 
-type Client = DeadLetterServiceClient<tonic::transport::Channel>;
+type Client = DeadLetterServiceClient<super::context::Channel>;
 
 pub(super) async fn run(command: DlqCommand, context: &Context) -> Result<(), Error> {
     let client = Client::new(context.connect().await?).max_decoding_message_size(MAX_RESPONSE_BYTES);

@@ -5,7 +5,6 @@ mod entry;
 mod watch;
 mod write;
 
-use tonic::transport::Channel;
 
 use self::entry::Shown;
 use super::context::{Context, MAX_RESPONSE_BYTES};

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::super::backoff::Backoff;
-use super::super::context::Context;
+use super::super::context::{Channel, Context};
 use super::super::error::Error;
 use super::super::exec::{Program, Ran};
 use super::super::signals;

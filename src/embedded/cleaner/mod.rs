@@ -77,7 +77,7 @@ async fn run(engine: Weak<Shared>, period: Duration, mut work: Work) {
 async fn retain(engine: &Arc<Shared>, clock: &mut SteadyClock) -> Result<()> {
     let now = clock.read(Timestamp::now(), Instant::now());
     // A purge meanwhile would count the same messages.
-    let _changes = engine.changes.lock().await;
+    let _changes = engine.changing().await?;
     let topics: Vec<_> = engine.catalog().topics.values().cloned().collect();
     let acked = acked(engine);
     let reader = Arc::clone(&engine.log.reader);
@@ -146,6 +146,7 @@ pub(crate) async fn trim(log: &Log, trims: Vec<(Arc<TopicHandle>, Trim)>) -> Res
 /// Has the writer do something.
 async fn upkeep<T>(log: &Log, upkeep: impl FnOnce(oneshot::Sender<Result<T>>) -> Upkeep) -> Result<T> {
     let (reply, done) = oneshot::channel();
+    log.check_stall()?;
     log.submit(Operation::Upkeep(upkeep(reply)));
     log.answer(done).await
 }

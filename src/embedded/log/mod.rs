@@ -132,7 +132,7 @@ impl Log {
     /// Waits for a place in the write queue for so many bytes; not long, nor with too many others, nor
     /// while the writer itself waits for space on the disk.
     pub(crate) async fn place(&self, bytes: usize) -> Result<Place> {
-        self.stall.check()?;
+        self.check_stall()?;
         let wanted = (bytes + OPERATION_BYTES).min(self.capacity);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let overloaded = || Error::Overloaded { retry_after: Duration::from_secs(1) };
@@ -143,6 +143,11 @@ impl Log {
             Ok(Err(_closed)) => Err(self.closed()),
             Err(_elapsed) => Err(overloaded()),
         }
+    }
+
+    /// Refuses what would have to wait with a writer that waits for space on the disk.
+    pub(crate) fn check_stall(&self) -> Result<()> {
+        self.stall.check()
     }
 
     /// Hands an operation to the writer. Operations are done in the order of these calls.

@@ -495,16 +495,16 @@ impl Writer {
     /// Notes in the log that everything before is durable, so that damage to it is told from a torn
     /// write. The note itself may be lost.
     fn mark(&mut self) -> io::Result<()> {
-        self.marked = true;
         let mut bytes = BytesMut::new();
         let header = (FrameKind::Mark, self.parts.end.sequence, self.synced, self.last_time);
         format::write_frame(&mut bytes, self.parts.log, header, |_| {});
         let (file, at) = (Arc::clone(&self.parts.end.file), self.parts.end.position);
         match file.write_at(&bytes, at) {
             // Not worth the space that acks need; what of it was written is written over.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+            Err(error) if is_full(&error) => return Ok(()),
             written => self.fatal(written)?,
         }
+        self.marked = true;
         self.parts.end.position += bytes.len() as u64;
         self.parts.end.sequence += 1;
         Ok(())
@@ -518,7 +518,7 @@ impl Writer {
         let mut reminded: Option<Instant> = None;
         let done = loop {
             let done = write(&*fs);
-            if !matches!(&done, Err(error) if error.kind() == io::ErrorKind::StorageFull) {
+            if !matches!(&done, Err(error) if is_full(error)) {
                 break done;
             }
             self.asked.ballast = None;
@@ -541,7 +541,9 @@ impl Writer {
         };
         if reminded.is_some() {
             self.parts.stall.set_full(false);
-            tracing::info!("the log goes on");
+            if done.is_ok() {
+                tracing::info!("there is space again; the log goes on");
+            }
         }
         done
     }
@@ -583,6 +585,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether a write found no space: on the disk, or left to this user.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn in_segment(position: u64) -> u32 {

@@ -208,6 +208,7 @@ async fn stalled(
     let engine = Arc::new(open(fs).await.unwrap());
     create_topic(&engine, "orders").await;
     create_subscription(&engine, "worker", "orders").await;
+    create_subscription(&engine, "other", "orders").await;
     for _ in 0..10 {
         publish(&engine, "orders", &[b"x"]).await.unwrap();
     }
@@ -232,10 +233,19 @@ async fn without_a_byte_left_acks_wait_for_space_and_everything_else_is_refused(
     let other = engine.discard(&name("worker"), vec![1]).await;
     assert!(matches!(other, Err(Error::DiskFull { .. })), "{other:?}");
     assert_eq!(read_all(&engine, "orders").await.0.len(), 10);
+    let change = engine.seek(&name("worker"), Start::Earliest).await;
+    assert!(matches!(change, Err(Error::DiskFull { .. })), "{change:?}");
+    // What could not be acknowledged is not handed out.
+    let pulled = engine.pull(&name("other"), ALL, Duration::from_millis(50)).await.unwrap();
+    assert_eq!(pulled, []);
     assert!(!waiting.is_finished());
+    let other = Arc::clone(&engine);
+    let pulling =
+        tokio::spawn(async move { other.pull(&name("other"), ALL, Duration::from_secs(20)).await });
 
     fs.set_faults(Faults::default());
     assert_eq!(waiting.await.unwrap().unwrap().committed_offset, 10);
+    assert_eq!(pulling.await.unwrap().unwrap().len(), 10);
     while publish(&engine, "orders", &[b"y"]).await.is_err() {
         tokio::task::yield_now().await;
     }

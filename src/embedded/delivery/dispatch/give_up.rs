@@ -14,7 +14,8 @@ use crate::model::Offset;
 impl Lane {
     /// Sees to the messages that were given up, one at a time.
     pub(super) fn bury(&mut self, now: Instant) {
-        if self.burial.is_some() || self.bury_again.is_some_and(|at| at > now) {
+        let waits = self.burial.is_some() || self.bury_again.is_some_and(|at| at > now);
+        if waits || self.is_stalled() {
             return;
         }
         self.bury_again = None;

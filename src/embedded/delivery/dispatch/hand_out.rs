@@ -21,8 +21,10 @@ const BATCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BA
 impl Dispatcher {
     /// Serves those who wait, each in turn, as long as there is something for somebody.
     pub(super) fn hand_out(&mut self, now: Instant) {
-        let mut sharers = if self.takers.is_empty() { 0 } else { self.takers_with_room() };
-        for _ in 0..self.takers.len() {
+        // What is handed out while nothing can be written could not be acknowledged, and would come again.
+        let stalled = self.is_stalled();
+        let mut sharers = if stalled || self.takers.is_empty() { 0 } else { self.takers_with_room() };
+        for _ in 0..if stalled { 0 } else { self.takers.len() } {
             if !self.lanes.values_mut().any(|lane| lane.has_something(now)) {
                 break;
             }

@@ -187,8 +187,16 @@ impl Lane {
         self.subject.log.submit(Operation::Settle { settle, reply });
     }
 
+    /// Whether the log waits for space on the disk: what can wait is not sent to it then.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.subject.log.check_stall().is_err()
+    }
+
     /// Has the log remember what was settled because it expired.
     pub(super) fn commit_expired(&mut self) {
+        if self.is_stalled() {
+            return;
+        }
         let mut ranges = Ranges::default();
         for offset in self.leases.take_expired() {
             ranges.add(offset, offset);

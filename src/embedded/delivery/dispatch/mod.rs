@@ -43,6 +43,8 @@ use crate::model::{Advisory, ConsumerInfo, Delivery, Filter, Journey, Mode, Name
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
+/// How often to look whether the log has space again.
+const STALL_LOOK: Duration = Duration::from_millis(100);
 /// Events handled before messages are handed out again.
 const EVENTS_AT_ONCE: usize = 256;
 /// How long to wait after the disk could not be read.
@@ -485,6 +487,11 @@ impl Dispatcher {
         all
     }
 
+    /// Whether the log waits for space on the disk.
+    fn is_stalled(&self) -> bool {
+        self.common.log.check_stall().is_err()
+    }
+
     /// When to wake although nothing else happens. What is due by now and was not handed out waits for
     /// something else than time.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
@@ -494,7 +501,8 @@ impl Dispatcher {
             Taker::Pull(pull) => Some(pull.until),
             Taker::Consumer(_) => None,
         });
-        lanes.chain(pulls).chain(self.slow_look()).filter(|&at| at > now).min()
+        let stall = (is_waited_for && self.is_stalled()).then(|| now + STALL_LOOK);
+        lanes.chain(pulls).chain(self.slow_look()).chain(stall).filter(|&at| at > now).min()
     }
 
     /// The subscription is gone. Consumers see their slots close.

@@ -109,7 +109,9 @@ impl Lane {
         }
         let now = Instant::now();
         self.sieve.note(ranges, now);
-        if let Some(due) = self.sieve.due(now) {
+        if !self.is_stalled()
+            && let Some(due) = self.sieve.due(now)
+        {
             self.commit(due, oneshot::channel().0);
         }
     }
