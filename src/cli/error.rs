@@ -197,6 +197,9 @@ fn lost_advice(cause: &str) -> &'static str {
         "; the server does not accept this client's certificate: give one that its client_ca has issued"
     } else if cause.contains("INADEQUATE_SECURITY") || cause.contains("security") {
         "; the server speaks TLS: use https:// in --server"
+    } else if cause.contains("broken pipe") || cause.contains("onnection reset") || cause.contains("closed") {
+        // What the server has said about it may not have been read.
+        "; if that goes on, the server may want TLS (https://) or a client certificate (--tls-cert)"
     } else {
         ""
     }
