@@ -10,7 +10,7 @@ use std::time::Duration;
 
 
 use self::execution::{Shown, exit_code, print};
-use super::context::{Context, MAX_RESPONSE_BYTES};
+use super::context::{Channel, Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
 use super::output::Format;
 use super::parse;

@@ -7,7 +7,7 @@ mod write;
 
 
 use self::entry::Shown;
-use super::context::{Context, MAX_RESPONSE_BYTES};
+use super::context::{Channel, Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
 use crate::proto::v1::key_value_service_client::KeyValueServiceClient;
 use crate::proto::v1::{GetRequest, HistoryRequest, ListEntriesRequest};
