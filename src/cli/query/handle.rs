@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[expect(clippy::doc_markdown, reason = "a help text, printed as it stands")]
 #[command(after_help = "Examples:
   columba query handle orders.total --exec ./total.sh
-  columba query handle orders.total orders.count --exec ./orders.py --name eu --max-outstanding 4
+  columba query handle orders.total orders.count --exec ./orders.py --handler eu --concurrency 4
   columba query handle greet --exec sh -- -c 'echo \"hello $COLUMBA_QUERY_KEY\"'")]
 pub(in crate::cli) struct HandleArgs {
     /// The types of queries to answer
@@ -50,11 +50,11 @@ pub(in crate::cli) struct HandleArgs {
     arguments: Vec<OsString>,
     /// A name for this handler; handlers of one name stand in for each other when answers are gathered
     #[arg(long, default_value = "", hide_default_value = true)]
-    name: String,
+    handler: String,
     /// How many programs may run at once
     #[arg(long, value_name = "N", default_value_t = DEFAULT_OUTSTANDING_QUERIES)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OUTSTANDING_QUERIES)))]
-    max_outstanding: u32,
+    concurrency: u32,
     /// The media type of the answers, such as application/json
     #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true)]
     content_type: String,
@@ -64,14 +64,14 @@ pub(in crate::cli) struct HandleArgs {
 }
 
 pub(in crate::cli) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error> {
-    let HandleArgs { types, exec, arguments, name, max_outstanding, content_type, revision_line } = args;
+    let HandleArgs { types, exec, arguments, handler, concurrency, content_type, revision_line } = args;
     let answering = Answering {
         program: Program { name: exec, arguments },
         content_type,
         revision_line,
         timeout: context.timeout,
     };
-    let request = HandleQueriesRequest { types, handler: name, max_outstanding };
+    let request = HandleQueriesRequest { types, handler, max_outstanding: concurrency };
     let mut handler = Handler { context, request, answering, was_open: false, stop: signals::stop()? };
     let mut backoff = Backoff::default();
     loop {
