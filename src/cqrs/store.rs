@@ -44,7 +44,6 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// The kind of trouble, which decides the gRPC code.
-    #[expect(clippy::unused_self, reason = "as with all errors")]
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Damaged(_) | Self::Disk(_) => Kind::Unavailable,

@@ -8,7 +8,6 @@ mod send;
 use std::process::ExitCode;
 use std::time::Duration;
 
-
 use self::execution::{Shown, exit_code, print};
 use super::context::{Channel, Context, MAX_RESPONSE_BYTES};
 use super::error::Error;

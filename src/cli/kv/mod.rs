@@ -5,7 +5,6 @@ mod entry;
 mod watch;
 mod write;
 
-
 use self::entry::Shown;
 use super::context::{Channel, Context, MAX_RESPONSE_BYTES};
 use super::error::Error;

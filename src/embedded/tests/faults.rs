@@ -240,8 +240,7 @@ async fn without_a_byte_left_acks_wait_for_space_and_everything_else_is_refused(
     assert_eq!(pulled, []);
     assert!(!waiting.is_finished());
     let other = Arc::clone(&engine);
-    let pulling =
-        tokio::spawn(async move { other.pull(&name("other"), ALL, Duration::from_secs(20)).await });
+    let pulling = tokio::spawn(async move { other.pull(&name("other"), ALL, Duration::from_secs(20)).await });
 
     fs.set_faults(Faults::default());
     assert_eq!(waiting.await.unwrap().unwrap().committed_offset, 10);
