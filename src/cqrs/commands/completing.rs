@@ -74,7 +74,8 @@ impl Commands {
         let kind = loop {
             let checked = {
                 let table = inner.table();
-                table.get(&id).map(|live| (Arc::clone(&live.kind), live.execution.check(&ack)))
+                let stored = table.get(&id).filter(|live| live.execution.is_stored());
+                stored.map(|live| (Arc::clone(&live.kind), live.execution.check(&ack)))
             };
             match checked {
                 Some((kind, Ok(()))) => break kind,
@@ -152,16 +153,19 @@ impl Inner {
         loop {
             let claimed = self.change(id, |live| {
                 let execution = &mut live.execution;
-                execution.claim(ack).map(|()| Claim {
-                    kind: Arc::clone(&live.kind),
-                    offset: execution.offset,
-                    attempts: execution.attempts,
-                    cancel_requested: execution.cancel_requested,
-                    time: execution.next_time(Timestamp::now()),
-                    holder: execution.lease().map(|lease| Arc::clone(&lease.holder)),
+                // The delivery is of what is stored with this id, if anything is.
+                execution.is_stored().then(|| {
+                    execution.claim(ack).map(|()| Claim {
+                        kind: Arc::clone(&live.kind),
+                        offset: execution.offset,
+                        attempts: execution.attempts,
+                        cancel_requested: execution.cancel_requested,
+                        time: execution.next_time(Timestamp::now()),
+                        holder: execution.lease().map(|lease| Arc::clone(&lease.holder)),
+                    })
                 })
             });
-            match claimed {
+            match claimed.flatten() {
                 Some(Ok(claim)) => return Ok(Claimed::Claim(claim)),
                 Some(Err(Unclaimed::Settling)) => self.next_change(id).await,
                 Some(Err(Unclaimed::LeaseLost)) => return Err(Error::LeaseLost(id.to_owned())),

@@ -158,7 +158,7 @@ impl Table {
         let Some(live) = self.commands.get_mut(&id) else { return };
         // What is not stored yet ends by itself if it fails.
         let wanted = match live.execution.due(now) {
-            _ if live.execution.offset == 0 => None,
+            _ if !live.execution.is_stored() => None,
             Due::End(_) => Some(now),
             Due::At(at) => Some(at),
             Due::Nothing => None,
