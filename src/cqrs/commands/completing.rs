@@ -12,6 +12,7 @@ use super::ack::Ack;
 use super::error::{Error, Result};
 use super::execution::{Ended, Ending, Unclaimed};
 use super::handling::Holder;
+use super::index::SHOWN_MESSAGE_BYTES;
 use super::lookup::{Parts, View};
 use super::record::{Failure, Fingerprint, StoredOutcome};
 use super::types::Type;
@@ -68,13 +69,22 @@ impl Commands {
 
     /// Gives a handler more time; says whether somebody wants the command cancelled.
     pub(crate) async fn extend(&self, ack_id: Bytes, lease: Option<Duration>) -> Result<bool> {
-        let Ack { id, ack, .. } = Ack::read(ack_id)?;
-        let inner = &self.0;
+        let ack = Ack::read(ack_id)?;
         let lease = lease.unwrap_or(COMMAND_LEASE);
+        // What the engine is asked for is known here, whether or not the caller waits for it.
+        joined(tokio::spawn(Arc::clone(&self.0).extend(ack, lease)).await)
+    }
+}
+
+impl Inner {
+    async fn extend(self: Arc<Self>, ack: Ack, lease: Duration) -> Result<bool> {
+        let inner = &self;
+        let Ack { id, ack, .. } = ack;
         let kind = loop {
             let checked = {
                 let table = inner.table();
-                table.get(&id).map(|live| (Arc::clone(&live.kind), live.execution.check(&ack)))
+                let stored = table.get(&id).filter(|live| live.execution.is_stored());
+                stored.map(|live| (Arc::clone(&live.kind), live.execution.check(&ack)))
             };
             match checked {
                 Some((kind, Ok(()))) => break kind,
@@ -96,9 +106,7 @@ impl Commands {
         });
         Ok(cancel.unwrap_or(false))
     }
-}
 
-impl Inner {
     async fn complete(
         self: Arc<Self>,
         ack: Ack,
@@ -152,16 +160,19 @@ impl Inner {
         loop {
             let claimed = self.change(id, |live| {
                 let execution = &mut live.execution;
-                execution.claim(ack).map(|()| Claim {
-                    kind: Arc::clone(&live.kind),
-                    offset: execution.offset,
-                    attempts: execution.attempts,
-                    cancel_requested: execution.cancel_requested,
-                    time: execution.next_time(Timestamp::now()),
-                    holder: execution.lease().map(|lease| Arc::clone(&lease.holder)),
+                // The delivery is of what is stored with this id, if anything is.
+                execution.is_stored().then(|| {
+                    execution.claim(ack).map(|()| Claim {
+                        kind: Arc::clone(&live.kind),
+                        offset: execution.offset,
+                        attempts: execution.attempts,
+                        cancel_requested: execution.cancel_requested,
+                        time: execution.next_time(Timestamp::now()),
+                        holder: execution.lease().map(|lease| Arc::clone(&lease.holder)),
+                    })
                 })
             });
-            match claimed {
+            match claimed.flatten() {
                 Some(Ok(claim)) => return Ok(Claimed::Claim(claim)),
                 Some(Err(Unclaimed::Settling)) => self.next_change(id).await,
                 Some(Err(Unclaimed::LeaseLost)) => return Err(Error::LeaseLost(id.to_owned())),
@@ -200,7 +211,10 @@ impl Inner {
             self.unsettled(id, Instant::now() + SOON);
             return given_back;
         }
-        self.change(id, |live| live.execution.failed(Arc::new(failure), Instant::now(), Timestamp::now()));
+        // There may be a million of them in memory.
+        let end = failure.message.floor_char_boundary(SHOWN_MESSAGE_BYTES);
+        let failure = Arc::new(Failure { message: failure.message[..end].to_owned(), ..failure });
+        self.change(id, |live| live.execution.failed(failure, Instant::now(), Timestamp::now()));
         if let Some(holder) = claim.holder {
             holder.let_go(id, &ack, false);
             holder.tally().failed();

@@ -139,8 +139,12 @@ impl Inner {
 
     /// The engine did not settle a command: it is as it was, and looked at again then.
     pub(super) fn unsettled(&self, id: &str, again: Instant) {
-        self.change(id, |live| live.execution.unsettled());
-        self.table().look_again(id, again);
+        let mut table = self.table();
+        table.change(id, Instant::now(), |live| live.execution.unsettled());
+        table.look_again(id, again);
+        if table.is_armed_too_late() {
+            self.earlier.notify_one();
+        }
     }
 
     /// Ends what is due, for ever.

@@ -137,7 +137,7 @@ pub(super) enum Cancel<H> {
     Tell(H, Bytes),
     /// It has ended.
     Ended(Ended),
-    /// Somebody is ending it.
+    /// Somebody is ending it, or storing it.
     Settling,
 }
 
@@ -179,9 +179,14 @@ impl<H: Clone> Execution<H> {
         }
     }
 
+    /// Whether it is known to be stored; until then there is only a claim to its id.
+    pub(super) fn is_stored(&self) -> bool {
+        self.offset != 0
+    }
+
     /// Whether an answer of the engine is awaited.
     pub(super) fn is_undecided(&self) -> bool {
-        self.settling || self.offset == 0
+        self.settling || !self.is_stored()
     }
 
     /// The time of a change now: later than that of the last.
@@ -252,7 +257,7 @@ impl<H: Clone> Execution<H> {
 
     /// Takes the right to end it, if nobody else is doing so.
     pub(super) fn begin(&mut self) -> bool {
-        let free = self.ended.is_none() && !self.settling;
+        let free = self.ended.is_none() && !self.is_undecided();
         self.settling |= free;
         free
     }
@@ -305,7 +310,7 @@ impl<H: Clone> Execution<H> {
         if let Some(ended) = self.ended {
             return Cancel::Ended(ended);
         }
-        if self.settling {
+        if self.is_undecided() {
             return Cancel::Settling;
         }
         match self.held(now) {

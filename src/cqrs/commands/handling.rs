@@ -98,6 +98,10 @@ impl Holder {
         Some((id, ack))
     }
 
+    fn holds(&self, id: &str, ack: &[u8]) -> bool {
+        self.held().commands.get(id).is_some_and(|holding| holding.ack == ack)
+    }
+
     fn next_freed(&self) -> Option<(Line, Id, bool)> {
         self.held().freed.pop()
     }
@@ -152,7 +156,21 @@ pub(crate) struct Handling {
     lines: Lines,
     /// When the leases of what waits are extended.
     extend_at: Instant,
-    ready: VecDeque<Handed>,
+    /// Whose turn it is of a key; its lease is being made anew. Here, for a call of `next` may be dropped.
+    up_next: Option<(Line, Delivery)>,
+    /// What is to be handed out, with the engine's names for the deliveries.
+    ready: VecDeque<(Bytes, Handed)>,
+}
+
+/// What has come of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It is handed out.
+    HandedOut,
+    /// It is not, and the next of its key may be.
+    Over,
+    /// It may come again: what follows it of its key waits for that.
+    Unknown,
 }
 
 /// Where commands of a type come from.
@@ -191,6 +209,7 @@ impl Handling {
             turn: 0,
             lines: Lines::default(),
             extend_at: Instant::now() + EXTEND_EVERY,
+            up_next: None,
             ready: VecDeque::new(),
         })
     }
@@ -203,15 +222,22 @@ impl Handling {
     /// What happens next. May be dropped and called again. An error is final.
     pub(crate) async fn next(&mut self) -> Result<Event> {
         loop {
+            // First, so that no delivery comes after the request to cancel it.
+            if let Some(handed) = self.next_ready() {
+                return Ok(Event::Delivery(Box::new(handed)));
+            }
             if let Some((id, ack)) = self.holder.next_cancelled() {
                 let ack_id = Ack { id: id.to_string(), ack }.encode();
                 return Ok(Event::CancelRequested { id: id.to_string(), ack_id });
             }
-            if let Some(handed) = self.ready.pop_front() {
-                return Ok(Event::Delivery(Box::new(handed)));
+            if self.up_next.is_some() {
+                self.go_on().await?;
+                continue;
             }
             if let Some((line, id, ended)) = self.holder.next_freed() {
-                self.go_on(&line, &id, ended).await?;
+                let id_of = |delivery: &Delivery| Some(Id::from(delivery.message.envelope.header().id));
+                let next = self.lines.freed(&line, &id, ended, id_of);
+                self.up_next = next.map(|next| (line, next));
                 continue;
             }
             let (holder, extend_at) = (Arc::clone(&self.holder), self.extend_at);
@@ -239,33 +265,51 @@ impl Handling {
             return;
         }
         let line = (kind.name.clone(), key);
-        if let Some(delivery) = self.lines.come(&line, &id, delivery)
-            && !self.take(kind, Some(line.clone()), delivery)
-        {
-            // It does not hold the key up.
-            self.holder.held().freed.push((line, id, true));
+        if let Some(delivery) = self.lines.come(&line, &id, delivery) {
+            let taken = self.take(kind, Some(line.clone()), delivery);
+            self.free_unless_held(line, id, taken);
         }
     }
 
-    /// A command of this key is no longer carried out: the next one is.
-    async fn go_on(&mut self, line: &Line, id: &str, ended: bool) -> Result<()> {
-        let id_of = |delivery: &Delivery| Some(Id::from(delivery.message.envelope.header().id));
-        let Some(next) = self.lines.freed(line, id, ended, id_of) else { return Ok(()) };
-        let Ok(kind) = self.inner.types.find(&line.0) else { return Ok(()) };
-        let id = Id::from(next.message.envelope.header().id);
+    /// What is to be handed out next. What has ended meanwhile, or is another's, is not.
+    fn next_ready(&mut self) -> Option<Handed> {
+        while let Some((ack, handed)) = self.ready.pop_front() {
+            if self.holder.holds(&handed.command.id, &ack) {
+                return Some(handed);
+            }
+        }
+        None
+    }
+
+    /// It is somebody's turn: it is taken up.
+    async fn go_on(&mut self) -> Result<()> {
+        let Some((line, next)) = &self.up_next else { return Ok(()) };
+        let kind = self.inner.types.find(&line.0)?;
         // It has waited on its lease; one that is lost comes again.
         let extend = Settlement::Extend { deadline: Some(COMMAND_LEASE) };
         let extended = self.inner.engine.settle(&kind.commands, vec![next.ack_id.clone()], extend).await?;
-        let is_lost = !extended.failures.is_empty();
-        if is_lost || !self.take(&kind, Some(line.clone()), next) {
-            self.holder.held().freed.push((line.clone(), id, true));
-        }
+        let Some((line, next)) = self.up_next.take() else { return Ok(()) };
+        let id = Id::from(next.message.envelope.header().id);
+        let taken = if extended.failures.is_empty() {
+            self.take(&kind, Some(line.clone()), next)
+        } else {
+            Taken::Over
+        };
+        self.free_unless_held(line, id, taken);
         Ok(())
+    }
+
+    /// What is not handed out does not hold its key up.
+    fn free_unless_held(&self, line: Line, id: Id, taken: Taken) {
+        match taken {
+            Taken::HandedOut => {}
+            Taken::Over => self.holder.held().freed.push((line, id, true)),
+            Taken::Unknown => self.holder.held().freed.push((line, id, false)),
+        }
     }
 
     /// Keeps the leases of what waits for its key.
     async fn extend_what_waits(&mut self) -> Result<()> {
-        self.extend_at = Instant::now() + EXTEND_EVERY;
         let mut waiting: HashMap<Name, Vec<Bytes>> = HashMap::new();
         for (kind, delivery) in self.lines.waiting() {
             waiting.entry(kind.clone()).or_default().push(delivery.ack_id.clone());
@@ -279,6 +323,7 @@ impl Handling {
                 self.lines.lost(|delivery| lost.contains(&delivery.ack_id));
             }
         }
+        self.extend_at = Instant::now() + EXTEND_EVERY;
         Ok(())
     }
 
@@ -297,18 +342,21 @@ impl Handling {
         Ok((kind, deliveries?))
     }
 
-    /// Takes up a delivery: hands it out, or has the command ended. Says whether it is handed out.
-    fn take(&mut self, kind: &Arc<Type>, line: Option<Line>, delivery: Delivery) -> bool {
+    /// Takes up a delivery: hands it out, or has the command ended.
+    fn take(&mut self, kind: &Arc<Type>, line: Option<Line>, delivery: Delivery) -> Taken {
         let Delivery { ack_id: ack, attempt, message } = delivery;
         let Some(stored) = StoredCommand::read(&message.envelope) else {
-            tracing::error!(kind = %kind.name, offset = message.offset, "a stored command cannot be read");
-            return false;
+            tracing::error!(
+                kind = %kind.name, offset = message.offset, "a stored command cannot be read; it is passed over"
+            );
+            self.discard(kind, ack);
+            return Taken::Over;
         };
         let id = Id::from(stored.id.as_str());
         if !self.inner.knows(&id) {
             let adopting = Arc::clone(&self.inner).adopt(Arc::clone(kind), stored, message.offset, ack);
             drop(tokio::spawn(adopting));
-            return false;
+            return Taken::Unknown;
         }
         let (now, at) = (Instant::now(), Timestamp::now());
         let lease =
@@ -320,7 +368,7 @@ impl Handling {
                 execution.offset = message.offset;
             }
             if execution.offset != message.offset {
-                return Delivered::Ignore;
+                return (Delivered::Ignore, false);
             }
             let before = execution.lease().cloned();
             let delivered = execution.deliver(lease, now, at);
@@ -330,23 +378,38 @@ impl Handling {
             {
                 before.holder.let_go(&id, &before.ack, false);
             }
-            delivered
+            // Before anybody else sees the lease: who ends the command has the holder let go of it.
+            if delivered == Delivered::HandOut {
+                self.holder.hold(Arc::clone(&id), Holding { ack: ack.clone(), line });
+            }
+            // Who is settling it may not succeed.
+            (delivered, execution.is_undecided())
         });
         match delivered {
-            Some(Delivered::HandOut) => {
-                self.holder.hold(Arc::clone(&id), Holding { ack: ack.clone(), line });
+            Some((Delivered::HandOut, _)) => {
                 let expires = stored.accepted().after(stored.timeout());
-                let ack_id = Ack { id: id.to_string(), ack }.encode();
+                let ack_id = Ack { id: id.to_string(), ack: ack.clone() }.encode();
                 let command = stored.into_command(&kind.name);
-                self.ready.push_back(Handed { ack_id, attempt, command, expires });
-                true
+                self.ready.push_back((ack, Handed { ack_id, attempt, command, expires }));
+                Taken::HandedOut
             }
-            Some(Delivered::End(ending)) => {
+            Some((Delivered::End(ending), _)) => {
                 drop(tokio::spawn(Arc::clone(&self.inner).end(id, ending)));
-                false
+                Taken::Over
             }
-            Some(Delivered::Ignore) | None => false,
+            Some((Delivered::Ignore, true)) => Taken::Unknown,
+            Some((Delivered::Ignore, false)) | None => Taken::Over,
         }
+    }
+
+    /// Settles what cannot be read: it would come again for ever.
+    fn discard(&self, kind: &Arc<Type>, ack: Bytes) {
+        let (inner, kind) = (Arc::clone(&self.inner), Arc::clone(kind));
+        tokio::spawn(async move {
+            let settlement = Settlement::Ack { cumulative: false };
+            // Without an answer the lease runs out, and it comes again.
+            drop(inner.engine.settle(&kind.commands, vec![ack], settlement).await);
+        });
     }
 }
 

@@ -18,7 +18,7 @@ const FILE: &str = "commands-1.redb";
 /// Memory for its pages, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
 /// How much of a failure's message is kept in the index, in bytes.
-const SHOWN_MESSAGE_BYTES: usize = 256;
+pub(super) const SHOWN_MESSAGE_BYTES: usize = 256;
 
 /// Executions, by id.
 pub(super) const EXECUTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("executions");

@@ -33,6 +33,15 @@ pub(super) struct Live {
     timer: Option<(Instant, u64)>,
     /// Whether it counts as running.
     counted_running: bool,
+    /// The outcome that the index knows already, though whoever ends the command has not said so yet.
+    indexed: Option<Offset>,
+}
+
+impl Live {
+    /// Whether it has ended, and the index knows.
+    fn is_handed_over(&self) -> bool {
+        self.execution.ended().is_some_and(|ended| self.indexed == Some(ended.outcome))
+    }
 }
 
 /// All of them. Nothing in here waits.
@@ -68,7 +77,15 @@ impl Table {
         execution: Execution<Arc<Holder>>,
     ) {
         kind.counts.unfinished.fetch_add(1, Ordering::Relaxed);
-        let live = Live { kind, content, execution, changed: None, timer: None, counted_running: false };
+        let live = Live {
+            kind,
+            content,
+            execution,
+            changed: None,
+            timer: None,
+            counted_running: false,
+            indexed: None,
+        };
         self.commands.insert(id, live);
     }
 
@@ -77,10 +94,12 @@ impl Table {
         self.take_out(id);
     }
 
-    /// Forgets a command with this outcome, which others know of now.
+    /// Forgets a command with this outcome, which others know of now: at once, or as soon as it is known here
+    /// that it has ended.
     pub(super) fn hand_over(&mut self, id: &str, outcome: Offset) {
-        let ended = self.get(id).and_then(|live| live.execution.ended());
-        if ended.is_some_and(|ended| ended.outcome == outcome) {
+        let Some(live) = self.commands.get_mut(id) else { return };
+        live.indexed = Some(outcome);
+        if live.is_handed_over() {
             self.take_out(id);
         }
     }
@@ -125,7 +144,11 @@ impl Table {
         if let (Some(watchers), true) = (&live.changed, live.execution.version() != before) {
             watchers.send_replace(());
         }
-        self.set_timer(id, now);
+        if live.is_handed_over() {
+            self.take_out(id);
+        } else {
+            self.set_timer(id, now);
+        }
         Some(changed)
     }
 
@@ -135,7 +158,7 @@ impl Table {
         let Some(live) = self.commands.get_mut(&id) else { return };
         // What is not stored yet ends by itself if it fails.
         let wanted = match live.execution.due(now) {
-            _ if live.execution.offset == 0 => None,
+            _ if !live.execution.is_stored() => None,
             Due::End(_) => Some(now),
             Due::At(at) => Some(at),
             Due::Nothing => None,
@@ -212,5 +235,56 @@ fn count_end(kind: &Type, ending: Ending) {
     let count: Option<&AtomicU64> = at.map(|at| &kind.counts.ended[at]);
     if let Some(count) = count {
         count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cqrs::commands::execution::Ended;
+    use crate::model::{Name, Timestamp};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn end(table: &mut Table, now: Instant, outcome: Offset) {
+        let ended = Ended { ending: Ending::Succeeded, outcome, time: Timestamp(5) };
+        table.change("a", now, |live| live.execution.end(ended));
+    }
+
+    /// A table with one command.
+    fn table(now: Instant) -> (Table, Arc<Type>) {
+        let kind = Arc::new(Type::new(Name::parse("t").unwrap()));
+        let mut table = Table::default();
+        let execution = Execution::new(Timestamp(1), LONG, LONG, now);
+        table.insert("a".into(), Arc::clone(&kind), 7, execution);
+        table.change("a", now, |live| live.execution.offset = 1);
+        (table, kind)
+    }
+
+    #[test]
+    fn what_has_ended_and_is_indexed_is_forgotten_whichever_is_known_first() {
+        let now = Instant::now();
+        for index_is_first in [false, true] {
+            let (mut table, kind) = table(now);
+            let mut watching = table.watch("a").unwrap();
+            // Of an earlier command with this id.
+            table.hand_over("a", 3);
+            if index_is_first {
+                table.hand_over("a", 4);
+                assert!(table.get("a").is_some(), "nobody has said that it has ended");
+                end(&mut table, now, 4);
+            } else {
+                end(&mut table, now, 4);
+                assert!(table.get("a").is_some(), "the index does not know yet");
+                table.hand_over("a", 4);
+            }
+            assert!(table.get("a").is_none() && table.timers.is_empty(), "{index_is_first}");
+            assert!(watching.has_changed().is_err(), "whoever waits looks again");
+            watching.mark_unchanged();
+            assert_eq!(kind.counts.unfinished.load(Ordering::Relaxed), 0);
+            assert_eq!(kind.counts.running.load(Ordering::Relaxed), 0);
+        }
     }
 }

@@ -192,12 +192,14 @@ impl Following {
 impl Inner {
     /// What is known of a command.
     pub(super) async fn summary(&self, id: &str) -> Result<Summary> {
-        if let Some(live) = self.table().get(id) {
-            // One that is just being stored is none yet.
-            if live.execution.offset == 0 {
-                return Err(Error::NotFound(id.to_owned()));
-            }
-            return Ok(summary_of_live(id, live));
+        // One that is just being stored is none yet; what there is with its id the index knows.
+        let stored = self
+            .table()
+            .get(id)
+            .filter(|live| live.execution.is_stored())
+            .map(|live| summary_of_live(id, live));
+        if let Some(summary) = stored {
+            return Ok(summary);
         }
         match self.followed.get(id).await? {
             Some(row) => self.summary_of_row(row),

@@ -75,7 +75,7 @@ impl Inner {
         let mut table = self.table();
         if let Some(live) = table.get(id) {
             check_same(id, live.content == content, live.kind.name == kind.name)?;
-            return Ok(if live.execution.offset == 0 { Claimed::Storing } else { Claimed::Same });
+            return Ok(if live.execution.is_stored() { Claimed::Same } else { Claimed::Storing });
         }
         table.check_room(kind)?;
         let (accepted, timeout) = (stored.accepted(), stored.timeout());

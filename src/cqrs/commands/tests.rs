@@ -356,6 +356,40 @@ async fn a_type_has_a_limit_and_figures() {
     send(&commands, "c").await;
 }
 
+#[tokio::test]
+async fn a_claim_to_an_id_hides_nothing() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let mut handling = commands.handle(vec![name()], "", 1).await.unwrap();
+    send(&commands, "a").await;
+    let Event::Delivery(handed) = handling.next().await.unwrap() else { panic!("a delivery") };
+    let result = || Completion::Result(Bytes::from_static(b"r"));
+    commands.complete(handed.ack_id.clone(), result(), Vec::new()).await.unwrap();
+    commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap();
+    assert!(!commands.0.knows("a"), "the index has it");
+    // Somebody sends it again, and has not looked it up yet.
+    let kind = commands.0.types.find(&name()).unwrap();
+    let claim = |id: &str| {
+        let long = Duration::from_secs(60);
+        let execution = Execution::new(Timestamp::now(), long, long, Instant::now());
+        commands.0.table().insert(id.into(), Arc::clone(&kind), 7, execution);
+    };
+    claim("a");
+    let ended = State::Ended(Ending::Succeeded);
+    assert_eq!(commands.view("a", Parts::Whole).await.unwrap().state, ended);
+    let stop = CancellationToken::new();
+    assert_eq!(commands.wait("a", Duration::from_secs(20), &stop).await.unwrap().state, ended);
+    let again = commands.complete(handed.ack_id.clone(), result(), Vec::new()).await.unwrap();
+    assert_eq!(again.state, ended, "the same once more does nothing");
+    assert_eq!(commands.extend(handed.ack_id.clone(), None).await.unwrap_err().reason(), "COMMAND_ENDED");
+    // What has not been stored cannot be cancelled before it is.
+    let (cancelled, ()) = tokio::join!(commands.cancel("a"), async { commands.0.table().withdraw("a") });
+    assert_eq!(cancelled.unwrap_err().reason(), "COMMAND_ENDED");
+    claim("b");
+    assert!(!Arc::clone(&commands.0).end("b".into(), Ending::Cancelled).await.unwrap());
+    assert_eq!(commands.view("b", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+}
+
 #[test]
 fn outcomes_of_other_versions_are_passed_over() {
     let unknown = crate::model::Envelope(Bytes::from_static(&[0xff]));

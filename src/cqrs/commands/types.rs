@@ -67,7 +67,7 @@ pub(crate) struct TypeStats {
 }
 
 impl Type {
-    fn new(name: Name) -> Self {
+    pub(super) fn new(name: Name) -> Self {
         Self {
             commands: Name::internal(COMMANDS, &name),
             outcomes: Name::internal(OUTCOMES, &name),
