@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::bucket::Listed;
+use super::bucket::file;
 use super::*;
 use crate::embedded::{EmbeddedEngine, Options};
 use crate::engine::MemoryEngine;
@@ -418,6 +419,55 @@ async fn what_expired_while_the_server_was_down_does_not_bring_back_what_was_bef
         assert!(keys(&bucket, top(""), 5, 0).await.is_empty());
         close(&engine, views).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_nobody_waits_for_is_done_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, views) = on_disk(dir.path()).await;
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("a", "old", None)]).await.unwrap()[0];
+    bucket.get("a".into(), last, PATIENCE).await.unwrap();
+    let of = name();
+    let mut deletion = Box::pin(views.delete(&of, None));
+    let first_poll = futures::poll!(deletion.as_mut());
+    assert!(first_poll.is_pending(), "the disk takes longer");
+    drop(deletion);
+    let gone = async {
+        while views.bucket(&name()).is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it goes on to its end");
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("b", "new", None)]).await.unwrap()[0];
+    assert_eq!(keys(&bucket, selection("", None, None, (By::Key, false)), 5, last).await, ["b"]);
+    close(&engine, views).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_anew_behind_a_bucket_is_another_bucket() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, views) = on_disk(dir.path()).await;
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("a", "old", None)]).await.unwrap()[0];
+    bucket.get("a".into(), last, PATIENCE).await.unwrap();
+    for repeats in [true, false] {
+        engine.delete_topic(&topic(&name()), None).await.unwrap();
+        if repeats {
+            let again = views.delete(&name(), None).await;
+            assert!(matches!(again, Err(Error::BucketNotFound(_))), "{again:?}");
+            assert!(views.bucket(&name()).is_err());
+        }
+        views.create(name(), chosen()).await.unwrap();
+        let bucket = views.bucket(&name()).unwrap();
+        let last = bucket.write(vec![put("b", "new", None)]).await.unwrap()[0];
+        assert_eq!(keys(&bucket, selection("", None, None, (By::Key, false)), 5, last).await, ["b"]);
+    }
+    close(&engine, views).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
