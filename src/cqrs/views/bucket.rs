@@ -1,17 +1,18 @@
 //! A bucket: its topic, its view, and reading the view.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redb::ReadTransaction;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::changes::Changes;
 use super::entry::Entry;
 use super::error::{Error, Result};
 use super::query::{Found, Mark, Selection, find};
+use super::registry::Registry;
 use super::tables::{Place, about_entry, read_place, value};
 use crate::cqrs::store::{self, Store};
 use crate::engine::{self, Engine};
@@ -20,6 +21,10 @@ use crate::model::{Name, Offset, Timestamp};
 
 /// How long a read waits for a view that is being made.
 const READY_WAIT: Duration = Duration::from_secs(5);
+/// How long a read that finds the view changed under it waits before it looks again.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Views that are opened at once: each reads its whole file, on threads that are the whole server's.
+pub(super) const OPEN_AT_ONCE: usize = 4;
 
 /// The wall clock, except that it never runs backward: what has vanished stays so.
 #[derive(Debug, Default)]
@@ -66,6 +71,9 @@ pub(crate) struct Bucket {
     pub(super) poke: Notify,
     /// A reader has found that the view is damaged.
     pub(super) is_damaged: AtomicBool,
+    /// Held while the view is opened; of all buckets.
+    pub(super) opening: Arc<Semaphore>,
+    registry: Weak<Registry>,
 }
 
 /// Which entries to list.
@@ -109,8 +117,8 @@ impl Bucket {
     pub(super) fn new(
         name: Name,
         engine: Arc<dyn Engine>,
-        clock: Arc<Clock>,
         directory: Option<&Path>,
+        registry: &Arc<Registry>,
     ) -> Self {
         let start = Progress { stage: Stage::Starting, place: Place::default(), last: 0 };
         Self {
@@ -118,7 +126,9 @@ impl Bucket {
             store: Store::closed(directory, &file(&name), VIEW_CACHE_BYTES),
             name,
             engine,
-            clock,
+            clock: Arc::clone(&registry.clock),
+            opening: Arc::clone(&registry.opening),
+            registry: Arc::downgrade(registry),
             changes: Arc::default(),
             progress: watch::Sender::new(start),
             poke: Notify::new(),
@@ -129,6 +139,12 @@ impl Bucket {
     /// Says to all who read, write or watch it that it is gone.
     pub(super) fn delete(&self) {
         self.progress.send_modify(|progress| progress.stage = Stage::Deleted);
+    }
+
+    /// Wakes whoever keeps the view of the bucket of this name now.
+    pub(super) fn wake(&self) {
+        let now = self.registry.upgrade().and_then(|registry| registry.bucket(&self.name).ok());
+        now.as_deref().unwrap_or(self).poke.notify_one();
     }
 
     pub(super) fn error(&self, error: engine::Error) -> Error {
@@ -163,16 +179,27 @@ impl Bucket {
     ) -> Result<T> {
         let begin = tokio::time::Instant::now();
         loop {
+            let life = self.changes.life();
             self.reached(min_revision, patience.saturating_sub(begin.elapsed())).await?;
             let read = read.clone();
-            // A view that was opened again may have gone back.
+            // A view that was opened again may have gone back, or be empty.
             let done = self.store.read(move |transaction| {
-                let is_there = read_place(transaction)?.position >= min_revision;
+                let place = read_place(transaction)?;
+                let is_there = !place.is_nowhere() && place.position >= min_revision;
                 is_there.then(|| read(transaction)).transpose()
             });
             match done.await {
-                Ok(Some(done)) => return Ok(done),
-                Ok(None) => {}
+                // In another life it may have been read while it was being made.
+                Ok(Some(done)) if life == self.changes.life() => return Ok(done),
+                Ok(_) if begin.elapsed() >= patience => {
+                    let Progress { place, last, .. } = *self.progress.borrow();
+                    return Err(Error::NotReady {
+                        bucket: self.name.clone(),
+                        position: place.position,
+                        last,
+                    });
+                }
+                Ok(_) => tokio::time::sleep(AGAIN).await,
                 Err(error) => {
                     if matches!(error, store::Error::Damaged(_)) {
                         self.is_damaged.store(true, Ordering::Relaxed);

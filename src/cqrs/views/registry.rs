@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::bucket::{Bucket, Clock, KIND, file, topic};
+use super::bucket::{Bucket, Clock, KIND, OPEN_AT_ONCE, file, topic};
 use super::error::{Error, Result};
 use super::projection;
 use super::settings::{Described, Settings, described, topic_settings};
@@ -21,6 +22,8 @@ pub(super) struct Registry {
     engine: Arc<dyn Engine>,
     directory: Option<PathBuf>,
     pub(super) clock: Arc<Clock>,
+    /// Held while a view is opened.
+    pub(super) opening: Arc<Semaphore>,
     open: Mutex<HashMap<Name, Open>>,
     /// Held while buckets are created and deleted, so that a view is there exactly for those that are.
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -45,6 +48,7 @@ impl Registry {
             engine: Arc::clone(engine),
             directory,
             clock: Arc::default(),
+            opening: Arc::new(Semaphore::new(OPEN_AT_ONCE)),
             open: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
@@ -111,9 +115,9 @@ impl Registry {
         bucket.ok_or_else(|| Error::BucketNotFound(name.clone()))
     }
 
-    fn start(&self, name: Name, created: Timestamp) {
+    fn start(self: &Arc<Self>, name: Name, created: Timestamp) {
         let engine = Arc::clone(&self.engine);
-        let bucket = Bucket::new(name.clone(), engine, Arc::clone(&self.clock), self.directory.as_deref());
+        let bucket = Bucket::new(name.clone(), engine, self.directory.as_deref(), self);
         let (bucket, stop) = (Arc::new(bucket), self.stop.child_token());
         let task = tokio::spawn(projection::run(Arc::clone(&bucket), stop.clone()));
         self.lock().insert(name, Open { bucket, created, stop, task });

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 
 use super::entry::{About, Entry, Score, Version};
 use crate::cqrs::store::Result;
@@ -36,6 +36,18 @@ pub(crate) struct Place {
     pub(super) read_time: Timestamp,
     /// Counts the changes to entries, the passing of their time included.
     pub(crate) changes: u64,
+}
+
+impl Place {
+    /// Nothing has ever been written to the view.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.created == Timestamp(0)
+    }
+
+    /// Nothing of the topic has been read yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.position == 0
+    }
 }
 
 /// A change to an entry.
@@ -154,8 +166,13 @@ pub(super) fn set_place(transaction: &WriteTransaction, place: Place) -> Result<
     Ok(())
 }
 
+/// How far the view is; nowhere, if it is empty.
 pub(super) fn read_place(transaction: &ReadTransaction) -> Result<Place> {
-    let row = transaction.open_table(PLACE)?.get(())?.map(|row| row.value());
+    let table = match transaction.open_table(PLACE) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Place::default()),
+        table => table?,
+    };
+    let row = table.get(())?.map(|row| row.value());
     Ok(row.map_or_else(Place::default, to_place))
 }
 

@@ -39,15 +39,17 @@ impl Bucket {
         let bucket = Arc::clone(self);
         let done = tokio::spawn(async move {
             let done = bucket.write_to_its_end(writes).await;
-            bucket.poke.notify_one();
+            bucket.wake();
             done
         });
         done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn write_to_its_end(&self, writes: Vec<Write>) -> Result<Vec<Offset>> {
-        if self.progress.borrow().stage == Stage::Closed {
-            return Err(Error::Engine(engine::Error::Closed));
+        match self.progress.borrow().stage {
+            Stage::Closed => return Err(Error::Engine(engine::Error::Closed)),
+            Stage::Deleted => return Err(Error::BucketNotFound(self.name.clone())),
+            Stage::Starting | Stage::Ready => {}
         }
         for (index, write) in writes.iter().enumerate() {
             let refused = self.refuse_vanished(index, write).await;
