@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use redb::ReadTransaction;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::changes::Changes;
 use super::entry::Entry;
@@ -31,6 +32,13 @@ pub(super) const OPEN_AT_ONCE: usize = 4;
 pub(super) struct Clock(AtomicU64);
 
 impl Clock {
+    /// Goes forward at once.
+    #[cfg(test)]
+    pub(super) fn advance(&self, by: Duration) {
+        let to = self.now().0 + u64::try_from(by.as_micros()).expect("a test's time");
+        self.0.fetch_max(to, Ordering::Relaxed);
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         Timestamp(self.0.fetch_max(now.0, Ordering::Relaxed).max(now.0))
@@ -156,7 +164,8 @@ impl Bucket {
         let now = self.clock.now();
         let asked = key.clone();
         let get = move |transaction: &ReadTransaction| {
-            let Some(about) = about_entry(transaction, &asked, now)? else { return Ok(None) };
+            let about = about_entry(transaction, &asked)?.filter(|about| !about.is_expired(now));
+            let Some(about) = about else { return Ok(None) };
             let value = value(transaction, &asked)?;
             Ok(Some(Entry { key: asked.into(), value, about }))
         };
@@ -167,7 +176,9 @@ impl Bucket {
     /// A part of the list of entries, as of this revision of the bucket or a later one.
     pub(crate) async fn list(&self, list: List, min_revision: Offset, patience: Duration) -> Result<Listed> {
         let now = self.clock.now();
-        self.read(min_revision, patience, move |transaction| list.run(transaction, now)).await
+        let caller = CancellationToken::new();
+        let _gone = caller.clone().drop_guard();
+        self.read(min_revision, patience, move |transaction| list.run(transaction, now, &caller)).await
     }
 
     /// Reads the view once it has come to a revision.
@@ -239,8 +250,15 @@ impl Bucket {
 }
 
 impl List {
-    pub(super) fn run(&self, transaction: &ReadTransaction, now: Timestamp) -> store::Result<Listed> {
-        let answer = find(transaction, &self.selection, self.after.as_ref(), self.limit + 1, now)?;
+    /// `caller` is cancelled when nobody waits any more.
+    fn run(
+        &self,
+        transaction: &ReadTransaction,
+        now: Timestamp,
+        caller: &CancellationToken,
+    ) -> store::Result<Listed> {
+        let (after, limit) = (self.after.as_ref(), self.limit + 1);
+        let answer = find(transaction, &self.selection, after, limit, Some(now), caller)?;
         let (mut entries, mut bytes, mut next) = (Vec::new(), 0, None::<Mark>);
         let mut last = None;
         for found in answer.found {

@@ -180,10 +180,9 @@ fn to_place((created, position, read_time, changes): (u64, u64, u64, u64)) -> Pl
     Place { created: Timestamp(created), position, read_time: Timestamp(read_time), changes }
 }
 
-/// An entry, if it is there.
-pub(super) fn about_entry(transaction: &ReadTransaction, key: &str, now: Timestamp) -> Result<Option<About>> {
-    let row = transaction.open_table(ENTRIES)?.get(key)?.map(|row| about(row.value()));
-    Ok(row.filter(|about| !about.is_expired(now)))
+/// An entry that is in the view, although it may have expired.
+pub(super) fn about_entry(transaction: &ReadTransaction, key: &str) -> Result<Option<About>> {
+    Ok(transaction.open_table(ENTRIES)?.get(key)?.map(|row| about(row.value())))
 }
 
 /// What a row of [`ENTRIES`] says.
