@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::model::Kind;
 
@@ -96,7 +97,7 @@ struct Inner {
     /// Replaced when it is reopened; none after a failed attempt.
     database: RwLock<Option<Arc<Database>>>,
     sync: Mutex<Sync>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
 }
 
 /// When to wait for the disk.
@@ -113,7 +114,7 @@ impl Store {
     pub(crate) fn closed(directory: Option<&Path>, file: &str, cache_bytes: usize) -> Self {
         let path = directory.map(|directory| directory.join(file));
         let sync = Mutex::new(Sync { writes: 0, last: Instant::now() });
-        let (database, reads) = (RwLock::default(), Semaphore::new(READS_AT_ONCE));
+        let (database, reads) = (RwLock::default(), Arc::new(Semaphore::new(READS_AT_ONCE)));
         Self(Arc::new(Inner { path, cache_bytes, database, sync, reads }))
     }
 
@@ -132,8 +133,13 @@ impl Store {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _place = self.0.reads.acquire().await.expect("it is never closed");
-        self.blocking(move |inner| read(&inner.database()?.begin_read()?)).await
+        let place = place(&self.0.reads).await;
+        self.blocking(move |inner| {
+            // Here, as it goes on when the caller is gone.
+            let _place = place;
+            read(&inner.database()?.begin_read()?)
+        })
+        .await
     }
 
     /// Changes what is stored: all of it, or after an error nothing. Writes wait for each other. Runs off the
@@ -175,9 +181,16 @@ impl Store {
     }
 
     /// What is stored now, to be read from more than once. While it is held, no page that it needs is used
-    /// again: not for long, therefore.
-    pub(crate) async fn snapshot(&self) -> Result<Snapshot> {
-        self.blocking(|inner| Ok(Snapshot(Arc::new(inner.database()?.begin_read()?)))).await
+    /// again: it is let go after `time`, therefore, even if nobody asks then.
+    pub(crate) async fn snapshot(&self, time: Duration) -> Result<Snapshot> {
+        let held = self.blocking(|inner| Ok(Some(Arc::new(inner.database()?.begin_read()?)))).await?;
+        let held = Arc::new(Mutex::new(held));
+        let of_timer = Arc::clone(&held);
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            of_timer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        });
+        Ok(Snapshot { held, reads: Arc::clone(&self.0.reads), _timer: AbortOnDropHandle::new(timer) })
     }
 
     /// Removes the files of a directory whose names do not pass: stores of what is there no more.
@@ -203,18 +216,31 @@ impl Store {
     }
 }
 
-/// What a store held at one moment. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Snapshot(Arc<ReadTransaction>);
+async fn place(reads: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(reads).acquire_owned().await.expect("it is never closed")
+}
+
+/// What a store held at one moment.
+pub(crate) struct Snapshot {
+    /// None once it was let go.
+    held: Arc<Mutex<Option<Arc<ReadTransaction>>>>,
+    reads: Arc<Semaphore>,
+    _timer: AbortOnDropHandle<()>,
+}
 
 impl Snapshot {
-    /// As [`Store::read`].
+    /// As [`Store::read`], and one of its reads. Fails once the snapshot was let go.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let transaction = Arc::clone(&self.0);
-        let done = spawn_blocking(move || read(&transaction)).await;
+        let (place, held) = (place(&self.reads).await, Arc::clone(&self.held));
+        let done = spawn_blocking(move || {
+            let _place = place;
+            let transaction = held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            read(&*transaction.ok_or_else(|| Error::Disk("what was read was held for too long".into()))?)
+        })
+        .await;
         done.map_err(|error| Error::Damaged(error.to_string())).flatten()
     }
 }
@@ -393,6 +419,45 @@ mod tests {
             let store = Store::open(Some(dir.path()), "a", CACHE).await.unwrap();
             put(&store, 1, 5).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_nobody_waits_for_counts_until_it_ends() {
+        let store = Store::open(None, "a", CACHE).await.unwrap();
+        let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let ends = Arc::new(Mutex::new(ends));
+        let reading = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let read = move |_: &ReadTransaction| {
+                    started.send(()).unwrap();
+                    let _ = ends.lock().unwrap().recv();
+                    Ok(())
+                };
+                store.read(read).await
+            }
+        });
+        starts.recv().await.unwrap();
+        reading.abort();
+        assert!(reading.await.unwrap_err().is_cancelled());
+        assert_eq!(store.0.reads.available_permits(), READS_AT_ONCE - 1);
+        drop(end);
+        let all = u32::try_from(READS_AT_ONCE).unwrap();
+        drop(store.0.reads.acquire_many(all).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_let_go_after_its_time_though_nobody_asks() {
+        let store = Store::open(None, "a", CACHE).await.unwrap();
+        let snapshot = store.snapshot(Duration::from_millis(1)).await.unwrap();
+        let held = Arc::clone(&snapshot.held);
+        while held.lock().unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(snapshot.read(|_| Ok(())).await, Err(Error::Disk(_))));
+        let long = store.snapshot(Duration::from_secs(600)).await.unwrap();
+        assert_eq!(long.read(|_| Ok(())).await, Ok(()));
     }
 
     #[tokio::test]

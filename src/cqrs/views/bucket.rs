@@ -1,17 +1,19 @@
 //! A bucket: its topic, its view, and reading the view.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redb::ReadTransaction;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::changes::Changes;
 use super::entry::Entry;
 use super::error::{Error, Result};
 use super::query::{Found, Mark, Selection, find};
+use super::registry::Registry;
 use super::tables::{Place, about_entry, read_place, value};
 use crate::cqrs::store::{self, Store};
 use crate::engine::{self, Engine};
@@ -20,12 +22,23 @@ use crate::model::{Name, Offset, Timestamp};
 
 /// How long a read waits for a view that is being made.
 const READY_WAIT: Duration = Duration::from_secs(5);
+/// How long a read that finds the view changed under it waits before it looks again.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Views that are opened at once: each reads its whole file, on threads that are the whole server's.
+pub(super) const OPEN_AT_ONCE: usize = 4;
 
 /// The wall clock, except that it never runs backward: what has vanished stays so.
 #[derive(Debug, Default)]
 pub(super) struct Clock(AtomicU64);
 
 impl Clock {
+    /// Goes forward at once.
+    #[cfg(test)]
+    pub(super) fn advance(&self, by: Duration) {
+        let to = self.now().0 + u64::try_from(by.as_micros()).expect("a test's time");
+        self.0.fetch_max(to, Ordering::Relaxed);
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         Timestamp(self.0.fetch_max(now.0, Ordering::Relaxed).max(now.0))
@@ -66,6 +79,9 @@ pub(crate) struct Bucket {
     pub(super) poke: Notify,
     /// A reader has found that the view is damaged.
     pub(super) is_damaged: AtomicBool,
+    /// Held while the view is opened; of all buckets.
+    pub(super) opening: Arc<Semaphore>,
+    registry: Weak<Registry>,
 }
 
 /// Which entries to list.
@@ -109,8 +125,8 @@ impl Bucket {
     pub(super) fn new(
         name: Name,
         engine: Arc<dyn Engine>,
-        clock: Arc<Clock>,
         directory: Option<&Path>,
+        registry: &Arc<Registry>,
     ) -> Self {
         let start = Progress { stage: Stage::Starting, place: Place::default(), last: 0 };
         Self {
@@ -118,7 +134,9 @@ impl Bucket {
             store: Store::closed(directory, &file(&name), VIEW_CACHE_BYTES),
             name,
             engine,
-            clock,
+            clock: Arc::clone(&registry.clock),
+            opening: Arc::clone(&registry.opening),
+            registry: Arc::downgrade(registry),
             changes: Arc::default(),
             progress: watch::Sender::new(start),
             poke: Notify::new(),
@@ -131,6 +149,12 @@ impl Bucket {
         self.progress.send_modify(|progress| progress.stage = Stage::Deleted);
     }
 
+    /// Wakes whoever keeps the view of the bucket of this name now.
+    pub(super) fn wake(&self) {
+        let now = self.registry.upgrade().and_then(|registry| registry.bucket(&self.name).ok());
+        now.as_deref().unwrap_or(self).poke.notify_one();
+    }
+
     pub(super) fn error(&self, error: engine::Error) -> Error {
         Error::of(&self.name, error)
     }
@@ -140,7 +164,8 @@ impl Bucket {
         let now = self.clock.now();
         let asked = key.clone();
         let get = move |transaction: &ReadTransaction| {
-            let Some(about) = about_entry(transaction, &asked, now)? else { return Ok(None) };
+            let about = about_entry(transaction, &asked)?.filter(|about| !about.is_expired(now));
+            let Some(about) = about else { return Ok(None) };
             let value = value(transaction, &asked)?;
             Ok(Some(Entry { key: asked.into(), value, about }))
         };
@@ -151,7 +176,9 @@ impl Bucket {
     /// A part of the list of entries, as of this revision of the bucket or a later one.
     pub(crate) async fn list(&self, list: List, min_revision: Offset, patience: Duration) -> Result<Listed> {
         let now = self.clock.now();
-        self.read(min_revision, patience, move |transaction| list.run(transaction, now)).await
+        let caller = CancellationToken::new();
+        let _gone = caller.clone().drop_guard();
+        self.read(min_revision, patience, move |transaction| list.run(transaction, now, &caller)).await
     }
 
     /// Reads the view once it has come to a revision.
@@ -163,16 +190,27 @@ impl Bucket {
     ) -> Result<T> {
         let begin = tokio::time::Instant::now();
         loop {
+            let life = self.changes.life();
             self.reached(min_revision, patience.saturating_sub(begin.elapsed())).await?;
             let read = read.clone();
-            // A view that was opened again may have gone back.
+            // A view that was opened again may have gone back, or be empty.
             let done = self.store.read(move |transaction| {
-                let is_there = read_place(transaction)?.position >= min_revision;
+                let place = read_place(transaction)?;
+                let is_there = !place.is_nowhere() && place.position >= min_revision;
                 is_there.then(|| read(transaction)).transpose()
             });
             match done.await {
-                Ok(Some(done)) => return Ok(done),
-                Ok(None) => {}
+                // In another life it may have been read while it was being made.
+                Ok(Some(done)) if life == self.changes.life() => return Ok(done),
+                Ok(_) if begin.elapsed() >= patience => {
+                    let Progress { place, last, .. } = *self.progress.borrow();
+                    return Err(Error::NotReady {
+                        bucket: self.name.clone(),
+                        position: place.position,
+                        last,
+                    });
+                }
+                Ok(_) => tokio::time::sleep(AGAIN).await,
                 Err(error) => {
                     if matches!(error, store::Error::Damaged(_)) {
                         self.is_damaged.store(true, Ordering::Relaxed);
@@ -212,8 +250,15 @@ impl Bucket {
 }
 
 impl List {
-    pub(super) fn run(&self, transaction: &ReadTransaction, now: Timestamp) -> store::Result<Listed> {
-        let answer = find(transaction, &self.selection, self.after.as_ref(), self.limit + 1, now)?;
+    /// `caller` is cancelled when nobody waits any more.
+    fn run(
+        &self,
+        transaction: &ReadTransaction,
+        now: Timestamp,
+        caller: &CancellationToken,
+    ) -> store::Result<Listed> {
+        let (after, limit) = (self.after.as_ref(), self.limit + 1);
+        let answer = find(transaction, &self.selection, after, limit, Some(now), caller)?;
         let (mut entries, mut bytes, mut next) = (Vec::new(), 0, None::<Mark>);
         let mut last = None;
         for found in answer.found {

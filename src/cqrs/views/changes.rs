@@ -7,6 +7,9 @@ use super::entry::About;
 use super::tables::Change;
 use crate::model::limits::CHANGES_KEPT;
 
+/// Bytes of the keys of changes that a view keeps: 64 for each of [`CHANGES_KEPT`].
+const KEY_BYTES_KEPT: usize = 256 << 10;
+
 /// A place among the changes of a view. Places of another life of the view do not compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -29,20 +32,25 @@ struct Last {
     /// How many changes were before the first that is kept.
     before: u64,
     kept: VecDeque<(Arc<str>, Option<About>)>,
+    /// Of the keys of those.
+    key_bytes: usize,
 }
 
 impl Changes {
     /// Begins a new life, after so many changes. What was seen of another one is worth nothing now.
     pub(super) fn begin(&self, before: u64) {
-        *self.lock() = Last { life: rand::random(), before, kept: VecDeque::new() };
+        *self.lock() = Last { life: rand::random(), before, ..Last::default() };
     }
 
     pub(super) fn add(&self, changes: &[Change]) {
         let mut last = self.lock();
+        last.key_bytes += changes.iter().map(|change| change.key.len()).sum::<usize>();
         last.kept.extend(changes.iter().map(|change| (change.key.clone(), change.old)));
-        let surplus = last.kept.len().saturating_sub(CHANGES_KEPT);
-        last.kept.drain(..surplus);
-        last.before += surplus as u64;
+        while last.kept.len() > CHANGES_KEPT || last.key_bytes > KEY_BYTES_KEPT {
+            let Some((key, _)) = last.kept.pop_front() else { break };
+            last.key_bytes -= key.len();
+            last.before += 1;
+        }
     }
 
     /// The life now.
@@ -109,5 +117,10 @@ mod tests {
         let (life, end) = (changes.life(), many.len() as u64);
         assert_eq!(changes.between(Seen { life, changes: 4 }, end), None);
         assert_eq!(changes.between(Seen { life, changes: 5 }, end).unwrap().len(), CHANGES_KEPT);
+        let long = "k".repeat(KEY_BYTES_KEPT / 4);
+        changes.add(&vec![change(&long, None); 6]);
+        let end = end + 6;
+        assert_eq!(changes.between(Seen { life, changes: end - 5 }, end), None);
+        assert_eq!(changes.between(Seen { life, changes: end - 4 }, end).unwrap().len(), 1);
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod history;
 mod projection;
 mod query;
+mod registry;
 mod settings;
 mod tables;
 #[cfg(test)]
@@ -19,19 +20,16 @@ mod tests;
 mod watch;
 mod write;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use self::bucket::{Clock, file, topic};
+use self::bucket::topic;
+use self::registry::Registry;
 use self::settings::{described, settings};
-use super::store::Store;
 use crate::engine::{self, Engine, Intent, TopicChange};
-use crate::model::limits::{MAX_BUCKETS, MAX_ENTRY_WATCHES};
+use crate::model::limits::MAX_ENTRY_WATCHES;
 use crate::model::{Name, Timestamp, Topic};
 
 pub(crate) use self::bucket::{Bucket, List};
@@ -44,77 +42,33 @@ pub(crate) use self::watch::{Part, Watch};
 
 /// The buckets of a server.
 pub(crate) struct Views {
+    registry: Arc<Registry>,
     engine: Arc<dyn Engine>,
-    directory: Option<PathBuf>,
-    clock: Arc<Clock>,
-    open: Mutex<HashMap<Name, Open>>,
-    /// Held while buckets are created and deleted, so that a view is there exactly for those that are.
-    changing: tokio::sync::Mutex<()>,
     watches: Arc<Semaphore>,
-    stop: CancellationToken,
-}
-
-/// A bucket and the task that keeps its view.
-struct Open {
-    bucket: Arc<Bucket>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
 }
 
 impl Views {
     /// Takes up the buckets that are there. Their views may take longer; reads wait for them.
     pub(crate) async fn open(engine: &Arc<dyn Engine>, directory: Option<PathBuf>) -> engine::Result<Self> {
-        let views = Self {
-            engine: Arc::clone(engine),
-            directory,
-            clock: Arc::default(),
-            open: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
-            watches: Arc::new(Semaphore::new(MAX_ENTRY_WATCHES)),
-            stop: CancellationToken::new(),
-        };
-        let topics = engine.internal_topics(bucket::KIND).await?;
-        topics
-            .iter()
-            .filter_map(|topic| topic.name.internal_of(bucket::KIND))
-            .for_each(|name| views.start(name));
-        views.remove_left_over().await;
-        Ok(views)
-    }
-
-    /// Removes the views of buckets that are gone: the server may have died before it could.
-    async fn remove_left_over(&self) {
-        let Some(directory) = &self.directory else { return };
-        let files: Vec<_> = self.lock().keys().map(file).collect();
-        let keep = move |name: &str| !name.starts_with("kv-") || files.iter().any(|file| file == name);
-        if let Err(error) = Store::remove_others(directory, keep).await {
-            tracing::warn!(%error, "cannot remove views of buckets that are gone");
-        }
+        let registry = Registry::open(engine, directory).await?;
+        let watches = Arc::new(Semaphore::new(MAX_ENTRY_WATCHES));
+        Ok(Self { registry, engine: Arc::clone(engine), watches })
     }
 
     /// Stops keeping views, and has them written to disk.
     pub(crate) async fn close(&self) {
-        self.stop.cancel();
-        let open: Vec<_> = self.lock().drain().map(|(_, open)| open.task).collect();
-        futures::future::join_all(open).await;
+        self.registry.close().await;
     }
 
-    /// Creates a bucket. One with the same settings is returned as it is.
+    /// Creates a bucket. One with the same settings is returned as it is. Goes on to its end when it is
+    /// dropped.
     pub(crate) async fn create(&self, name: Name, settings: Settings) -> Result<Described> {
-        let _changing = self.changing.lock().await;
-        let is_new = !self.lock().contains_key(&name);
-        if is_new && self.lock().len() >= MAX_BUCKETS {
-            return Err(Error::TooManyBuckets);
-        }
-        let created = self
-            .engine
-            .create_topic(topic(&name), self::settings::topic_settings(&settings), Intent::Apply)
-            .await;
-        let created = created.map_err(|error| Error::of(&name, error))?;
-        if is_new {
-            self.start(name.clone());
-        }
-        Ok(described(name, &created))
+        to_its_end(Arc::clone(&self.registry).create(name, settings)).await
+    }
+
+    /// Deletes a bucket with all its entries. Goes on to its end when it is dropped.
+    pub(crate) async fn delete(&self, name: &Name, expected: Option<u64>) -> Result<()> {
+        to_its_end(Arc::clone(&self.registry).delete(name.clone(), expected)).await
     }
 
     /// A bucket's settings, and where it stands.
@@ -141,7 +95,7 @@ impl Views {
         change: SettingsChange,
         expected: Option<u64>,
     ) -> Result<Described> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.registry.changing.lock().await;
         let before = self.engine.topic(&topic(name)).await.map_err(|error| Error::of(name, error))?;
         let new = self::settings::topic_settings(&change.apply(settings(&before)));
         let change = TopicChange {
@@ -153,30 +107,9 @@ impl Views {
         Ok(described(name.clone(), &updated.map_err(|error| Error::of(name, error))?))
     }
 
-    /// Deletes a bucket with all its entries.
-    pub(crate) async fn delete(&self, name: &Name, expected: Option<u64>) -> Result<()> {
-        let _changing = self.changing.lock().await;
-        let deleted = self.engine.delete_topic(&topic(name), expected).await;
-        deleted.map_err(|error| Error::of(name, error))?;
-        let open = self.lock().remove(name);
-        if let Some(Open { bucket, stop, task }) = open {
-            bucket.delete();
-            stop.cancel();
-            let _ = task.await;
-            if let Err(error) = bucket.store.remove().await {
-                tracing::warn!(bucket = %name, %error, "cannot remove the view of a deleted bucket");
-            }
-        }
-        Ok(())
-    }
-
     /// A bucket to read and write.
     pub(crate) fn bucket(&self, name: &Name) -> Result<Arc<Bucket>> {
-        let bucket = self.lock().get(name).map(|open| Arc::clone(&open.bucket));
-        if bucket.is_none() && self.stop.is_cancelled() {
-            return Err(Error::Engine(engine::Error::Closed));
-        }
-        bucket.ok_or_else(|| Error::BucketNotFound(name.clone()))
+        self.registry.bucket(name)
     }
 
     /// Watches the first entries of a selection, or all of them; from where another watch was, if that is
@@ -194,18 +127,11 @@ impl Views {
 
     /// The time that decides what has expired.
     pub(crate) fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.registry.clock.now()
     }
+}
 
-    fn start(&self, name: Name) {
-        let engine = Arc::clone(&self.engine);
-        let bucket = Bucket::new(name.clone(), engine, Arc::clone(&self.clock), self.directory.as_deref());
-        let (bucket, stop) = (Arc::new(bucket), self.stop.child_token());
-        let task = tokio::spawn(projection::run(Arc::clone(&bucket), stop.clone()));
-        self.lock().insert(name, Open { bucket, stop, task });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Does something whoever waits for it.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

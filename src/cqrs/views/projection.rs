@@ -29,12 +29,15 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps the view until the bucket is gone or the server stops, then has it written to disk.
 pub(super) async fn run(bucket: Arc<Bucket>, stop: CancellationToken) {
+    let mut is_open = false;
     let end = loop {
         let failure = tokio::select! {
             biased;
             () = stop.cancelled() => break Stage::Closed,
-            failure = follow(&bucket) => failure,
+            failure = follow(&bucket, is_open) => failure,
         };
+        // Opening reads the whole file: not for trouble of the log.
+        is_open = !matches!(failure, Err(Error::Store(_)));
         match failure {
             Err(Error::BucketNotFound(_) | Error::BucketDeleted(_)) => break Stage::Deleted,
             Err(Error::Engine(engine::Error::Closed | engine::Error::Failed(_))) => break Stage::Closed,
@@ -74,12 +77,21 @@ fn set_stage(bucket: &Bucket, stage: Stage) {
 }
 
 /// Opens the view and follows the topic until something fails.
-async fn follow(bucket: &Bucket) -> Result<std::convert::Infallible> {
-    bucket.store.reopen().await?;
+async fn follow(bucket: &Bucket, is_open: bool) -> Result<std::convert::Infallible> {
+    let was_ready = bucket.progress.borrow().stage == Stage::Ready;
+    if !is_open {
+        // It may come back empty: what is damaged is removed.
+        set_stage(bucket, Stage::Starting);
+        let _turn = bucket.opening.acquire().await.expect("it is never closed");
+        bucket.store.reopen().await?;
+    }
     let topic = bucket.engine.topic(&bucket.topic).await.map_err(|error| bucket.error(error))?;
     let mut place = trusted(bucket, &topic).await?;
     bucket.changes.begin(place.changes);
     let goal = topic.last_offset;
+    // It may have gone back, or be empty.
+    let stage = if was_ready && !place.is_fresh() { Stage::Ready } else { Stage::Starting };
+    bucket.progress.send_modify(|progress| *progress = Progress { stage, place, last: goal });
     // Also finds what has expired meanwhile.
     let mut step = Step { messages: Vec::new(), position: place.position };
     loop {
@@ -102,7 +114,7 @@ async fn follow(bucket: &Bucket) -> Result<std::convert::Infallible> {
 async fn trusted(bucket: &Bucket, topic: &crate::model::Topic) -> Result<Place> {
     let place = bucket.store.write(tables::place).await?;
     let fresh = Place { created: topic.create_time, ..Place::default() };
-    if place.created == Timestamp(0) {
+    if place.is_nowhere() {
         return Ok(fresh);
     }
     let is_same = place.created == topic.create_time && place.position <= topic.last_offset;

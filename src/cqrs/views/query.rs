@@ -12,10 +12,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use redb::{Range, ReadOnlyTable, ReadTransaction};
+use tokio_util::sync::CancellationToken;
 
 use super::entry::{About, Score};
 use super::tables::{ENTRIES, Row, SCORES, about_row};
-use crate::cqrs::store::Result;
+use crate::cqrs::store::{self, Result};
 use crate::model::Timestamp;
 
 /// In which order entries come. Entries of one score are in the order of their keys.
@@ -102,13 +103,18 @@ pub(crate) struct Answer {
     pub(crate) steps: u64,
 }
 
-/// The first entries of a selection, after a mark, at most `limit`.
+/// Rows after which it is looked whether somebody still waits.
+const LOOK_UP: u64 = 1_024;
+
+/// The first entries of a selection, after a mark, at most `limit`. Without those that have expired `now`; with all
+/// that are still in the view, if it is `None`. Gives up when the `caller` is cancelled: nobody waits any more.
 pub(crate) fn find(
     transaction: &ReadTransaction,
     selection: &Selection,
     after: Option<&Mark>,
     limit: usize,
-    now: Timestamp,
+    now: Option<Timestamp>,
+    caller: &CancellationToken,
 ) -> Result<Answer> {
     let entries = transaction.open_table(ENTRIES)?;
     let scores = transaction.open_table(SCORES)?;
@@ -127,9 +133,15 @@ pub(crate) fn find(
     let mut first = Walk { rows: ordered, descending: selection.order.descending };
     let mut second = other.map(|rows| Walk { rows, descending: false });
     let (mut found, mut best) = (Vec::new(), Best { query: &query, limit, heap: BinaryHeap::new() });
-    let mut steps = 0;
+    let (mut steps, mut looked) = (0, 0);
     while found.len() < limit {
         steps += 1;
+        if steps / LOOK_UP > looked {
+            looked = steps / LOOK_UP;
+            if caller.is_cancelled() {
+                return Err(store::Error::Disk("nobody waits for it any more".into()));
+            }
+        }
         match first.next(&query)? {
             Step::End => break,
             Step::Passed => {}
@@ -150,7 +162,7 @@ pub(crate) fn find(
 struct Query<'q> {
     selection: &'q Selection,
     after: Option<&'q Mark>,
-    now: Timestamp,
+    now: Option<Timestamp>,
     entries: &'q ReadOnlyTable<&'static str, Row>,
 }
 
@@ -159,7 +171,8 @@ impl Query<'_> {
         let is_after = self.after.is_none_or(|mark| {
             self.selection.compare((about.score, key), (mark.score, &mark.key)) == Ordering::Greater
         });
-        is_after && !about.is_expired(self.now) && self.selection.matches(key, about)
+        let is_expired = self.now.is_some_and(|now| about.is_expired(now));
+        is_after && !is_expired && self.selection.matches(key, about)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 
 use super::entry::{About, Entry, Score, Version};
 use crate::cqrs::store::Result;
@@ -36,6 +36,18 @@ pub(crate) struct Place {
     pub(super) read_time: Timestamp,
     /// Counts the changes to entries, the passing of their time included.
     pub(crate) changes: u64,
+}
+
+impl Place {
+    /// Nothing has ever been written to the view.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.created == Timestamp(0)
+    }
+
+    /// Nothing of the topic has been read yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.position == 0
+    }
 }
 
 /// A change to an entry.
@@ -154,8 +166,13 @@ pub(super) fn set_place(transaction: &WriteTransaction, place: Place) -> Result<
     Ok(())
 }
 
+/// How far the view is; nowhere, if it is empty.
 pub(super) fn read_place(transaction: &ReadTransaction) -> Result<Place> {
-    let row = transaction.open_table(PLACE)?.get(())?.map(|row| row.value());
+    let table = match transaction.open_table(PLACE) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Place::default()),
+        table => table?,
+    };
+    let row = table.get(())?.map(|row| row.value());
     Ok(row.map_or_else(Place::default, to_place))
 }
 
@@ -163,10 +180,9 @@ fn to_place((created, position, read_time, changes): (u64, u64, u64, u64)) -> Pl
     Place { created: Timestamp(created), position, read_time: Timestamp(read_time), changes }
 }
 
-/// An entry, if it is there.
-pub(super) fn about_entry(transaction: &ReadTransaction, key: &str, now: Timestamp) -> Result<Option<About>> {
-    let row = transaction.open_table(ENTRIES)?.get(key)?.map(|row| about(row.value()));
-    Ok(row.filter(|about| !about.is_expired(now)))
+/// An entry that is in the view, although it may have expired.
+pub(super) fn about_entry(transaction: &ReadTransaction, key: &str) -> Result<Option<About>> {
+    Ok(transaction.open_table(ENTRIES)?.get(key)?.map(|row| about(row.value())))
 }
 
 /// What a row of [`ENTRIES`] says.

@@ -12,7 +12,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::bucket::Listed;
+use super::bucket::file;
 use super::*;
+use crate::cqrs::store;
 use crate::embedded::{EmbeddedEngine, Options};
 use crate::engine::MemoryEngine;
 use crate::model::Offset;
@@ -418,6 +420,127 @@ async fn what_expired_while_the_server_was_down_does_not_bring_back_what_was_bef
         assert!(keys(&bucket, top(""), 5, 0).await.is_empty());
         close(&engine, views).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_nobody_waits_for_is_done_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, views) = on_disk(dir.path()).await;
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("a", "old", None)]).await.unwrap()[0];
+    bucket.get("a".into(), last, PATIENCE).await.unwrap();
+    let of = name();
+    let mut deletion = Box::pin(views.delete(&of, None));
+    let first_poll = futures::poll!(deletion.as_mut());
+    assert!(first_poll.is_pending(), "the disk takes longer");
+    drop(deletion);
+    let gone = async {
+        while views.bucket(&name()).is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it goes on to its end");
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("b", "new", None)]).await.unwrap()[0];
+    assert_eq!(keys(&bucket, selection("", None, None, (By::Key, false)), 5, last).await, ["b"]);
+    close(&engine, views).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_anew_behind_a_bucket_is_another_bucket() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, views) = on_disk(dir.path()).await;
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("a", "old", None)]).await.unwrap()[0];
+    bucket.get("a".into(), last, PATIENCE).await.unwrap();
+    for repeats in [true, false] {
+        engine.delete_topic(&topic(&name()), None).await.unwrap();
+        if repeats {
+            let again = views.delete(&name(), None).await;
+            assert!(matches!(again, Err(Error::BucketNotFound(_))), "{again:?}");
+            assert!(views.bucket(&name()).is_err());
+        }
+        views.create(name(), chosen()).await.unwrap();
+        let held = bucket.write(vec![put("c", "of the bucket before", None)]).await;
+        assert!(matches!(held, Err(Error::BucketNotFound(_))), "{held:?}");
+        let bucket = views.bucket(&name()).unwrap();
+        let last = bucket.write(vec![put("b", "new", None)]).await.unwrap()[0];
+        assert_eq!(keys(&bucket, selection("", None, None, (By::Key, false)), 5, last).await, ["b"]);
+    }
+    close(&engine, views).await;
+}
+
+fn short_lived(key: &str, score: f64) -> Write {
+    let expire_time = Some(Timestamp(Timestamp::now().0 + 3_600_000_000));
+    let what = What::Put { value: "short".into(), score: Score::new(score), expire_time };
+    Write { key: key.into(), what, expected: None, id: String::new() }
+}
+
+#[tokio::test]
+async fn a_write_that_was_done_is_done_when_it_is_sent_again_after_its_time() {
+    let (views, bucket) = in_memory().await;
+    let first = bucket.write(vec![short_lived("a", 1.0)]).await.unwrap()[0];
+    let again = Write { expected: Some(first), id: "x".into(), ..short_lived("a", 2.0) };
+    let second = bucket.write(vec![again.clone()]).await.unwrap()[0];
+    bucket.clock.advance(Duration::from_secs(7_200));
+    assert_eq!(bucket.write(vec![again.clone()]).await, Ok(vec![second]));
+    let other = Write { expected: Some(second), id: "y".into(), ..again };
+    let refused = bucket.write(vec![other]).await;
+    assert!(matches!(refused, Err(Error::Conflict { actual: 0, .. })), "{refused:?}");
+    views.close().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_goes_on_hears_of_what_expires_however_late_the_view_removes_it() {
+    let (views, bucket) = in_memory().await;
+    bucket.write(vec![short_lived("c", 3.0), put("b", "", Some(2.0))]).await.unwrap();
+    let watch_from = |seen| views.watch(&name(), top(""), Some(2), seen).unwrap();
+    let (mut shown, mut watch) = (BTreeMap::new(), watch_from(None));
+    let mut at = take(&mut watch, &mut shown).await;
+    while shown.len() < 2 {
+        at = take(&mut watch, &mut shown).await;
+    }
+    let last = bucket.write(vec![put("d", "", Some(1.0))]).await.unwrap()[0];
+    bucket.reached(last, PATIENCE).await.unwrap();
+    // The view sleeps until it is woken.
+    bucket.clock.advance(Duration::from_secs(7_200));
+    watch = watch_from(Some(at.1));
+    let early = tokio::time::timeout(Duration::from_millis(50), take(&mut watch, &mut shown)).await;
+    assert!(early.is_err(), "{early:?} {shown:?}");
+    bucket.write(vec![put("e", "", Some(0.0))]).await.unwrap();
+    while !shown.keys().eq(["b", "d"]) {
+        let step = tokio::time::timeout(Duration::from_secs(10), take(&mut watch, &mut shown)).await;
+        step.expect("it comes to what the list is");
+    }
+    views.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_comes_back_empty_is_not_shown_before_it_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, views) = on_disk(dir.path()).await;
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = fill(&bucket, 5_000).await;
+    bucket.reached(last, PATIENCE).await.unwrap();
+    bucket.store.close();
+    std::fs::write(file_of(dir.path()), "no view").unwrap();
+    bucket.write(vec![deletion("nothing")]).await.unwrap();
+    let all = selection("eu.", None, None, (By::Key, false));
+    loop {
+        let list = List { selection: all.clone(), after: None, limit: 5_000, bytes: usize::MAX };
+        match bucket.list(list, 0, PATIENCE).await {
+            Ok(found) => break assert_eq!(found.entries.len(), 1_250),
+            Err(Error::Store(store::Error::Disk(_)) | Error::NotReady { .. }) => {
+                tokio::task::yield_now().await
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    close(&engine, views).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

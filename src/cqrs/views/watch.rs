@@ -3,13 +3,18 @@
 //! A watch reads the view whenever it has moved on and whoever watches has taken what came before. So a slow
 //! one gets fewer and larger steps, and nothing waits for it. After each step, what it has been told of is
 //! the selection as of one revision, exactly.
+//!
+//! What has expired is in it until the view removes it, which is a change like others: judged by a clock of its
+//! own, a watch would miss removals. So it may show an entry some moments after lists do not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::ReadTransaction;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Bucket, Progress, Stage, with_value};
 use super::changes::{Changed, Seen};
@@ -19,10 +24,11 @@ use super::query::{Found, Mark, Selection, find};
 use super::tables::{about_entry, read_place};
 use crate::cqrs::store::{self, Snapshot};
 use crate::engine;
+use crate::model::Offset;
 use crate::model::limits::{DEFAULT_READ_BYTES, MAX_PAGE_SIZE, MAX_WATCHED_ENTRIES};
-use crate::model::{Offset, Timestamp};
 
-/// How long a step may take its reader; then it begins anew. Until it has ended, the view's file grows.
+/// How long a step may take its reader; then what it reads is let go, and the watch begins anew. Until then the
+/// view's file grows.
 const STEP_TIME: Duration = Duration::from_secs(120);
 
 /// A part of a step.
@@ -65,7 +71,6 @@ struct Step {
     entries: Entries,
     revision: Offset,
     seen: Seen,
-    now: Timestamp,
 }
 
 enum Entries {
@@ -92,15 +97,20 @@ impl Watch {
     /// May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Result<Part> {
         loop {
-            if self.step.as_ref().is_some_and(|step| step.since.elapsed() > STEP_TIME) {
+            if self.step.as_ref().is_some_and(Step::is_over) {
                 (self.step, self.seen) = (None, None);
             }
             if self.step.is_none() {
+                let life = self.bucket.changes.life();
                 self.wait().await?;
-                self.step = self.begin().await?;
+                self.step = self.begin(life).await?;
             }
             let Some(step) = &mut self.step else { continue };
-            let part = step.part(&self.selection).await?;
+            let part = match step.part(&self.selection).await {
+                // Its state was let go meanwhile.
+                Err(_) if step.is_over() => continue,
+                part => part?,
+            };
             if !part.incomplete {
                 self.step = None;
                 self.seen = Some(part.seen);
@@ -128,22 +138,25 @@ impl Watch {
     }
 
     /// Finds out what is to be told; `None` if it is nothing.
-    async fn begin(&mut self) -> Result<Option<Step>> {
-        let life = self.bucket.changes.life();
-        let snapshot = self.bucket.store.snapshot().await?;
+    /// `life` is that of the view before it was found ready.
+    async fn begin(&mut self, life: u64) -> Result<Option<Step>> {
+        let since = Instant::now();
+        let snapshot = self.bucket.store.snapshot(STEP_TIME).await?;
         let place = snapshot.read(read_place).await?;
+        if place.is_nowhere() || life != self.bucket.changes.life() {
+            // Perhaps it is being made anew.
+            return Ok(None);
+        }
         let seen = Seen { life, changes: place.changes };
-        let now = self.bucket.clock.now();
         let changed = self.seen.and_then(|before| self.bucket.changes.between(before, place.changes));
         let mut step = Step {
             snapshot,
-            since: Instant::now(),
+            since,
             reset: changed.is_none(),
             removed: Vec::new(),
             entries: Entries::All(None),
             revision: place.position,
             seen,
-            now,
         };
         match (changed, self.limit) {
             (None, None) => {}
@@ -162,7 +175,7 @@ impl Watch {
             (Some(changed), Some(limit)) => {
                 if self.window.is_empty() && !self.restore_window(&step, &changed, limit).await? {
                     self.seen = None;
-                    return Box::pin(self.begin()).await;
+                    return Box::pin(self.begin(life)).await;
                 }
                 self.take_window(&mut step, limit).await?;
             }
@@ -212,20 +225,26 @@ fn window(found: &[Found]) -> BTreeMap<Arc<str>, Offset> {
 }
 
 impl Step {
+    fn is_over(&self) -> bool {
+        self.since.elapsed() >= STEP_TIME
+    }
+
     async fn find(&self, selection: &Selection, limit: usize) -> Result<Vec<Found>> {
-        let (selection, now) = (selection.clone(), self.now);
-        let find = move |transaction: &ReadTransaction| find(transaction, &selection, None, limit, now);
+        let (selection, caller) = (selection.clone(), CancellationToken::new());
+        let _gone = caller.clone().drop_guard();
+        let find =
+            move |transaction: &ReadTransaction| find(transaction, &selection, None, limit, None, &caller);
         Ok(self.snapshot.read(find).await?.found)
     }
 
     /// Tells of all that has changed and is, or was, in the selection.
     async fn take_changes(&mut self, selection: &Selection, changed: Changed) -> Result<()> {
-        let (selection, now) = (selection.clone(), self.now);
+        let selection = selection.clone();
         let look = move |transaction: &ReadTransaction| {
             let (mut found, mut removed) = (VecDeque::new(), BTreeSet::new());
             for (key, old) in changed {
                 let wanted = |about: &About| selection.matches(&key, about);
-                match about_entry(transaction, &key, now)?.filter(wanted) {
+                match about_entry(transaction, &key)?.filter(wanted) {
                     Some(about) => found.push_back(Found { key, about }),
                     None if old.as_ref().is_some_and(wanted) => _ = removed.insert(key),
                     None => {}
@@ -246,9 +265,11 @@ impl Step {
                 self.snapshot.read(move |transaction| values(transaction, found)).await?
             }
             Entries::All(after) => {
-                let (selection, after, now) = (selection.clone(), after.clone(), self.now);
+                let (selection, after, caller) = (selection.clone(), after.clone(), CancellationToken::new());
+                let _gone = caller.clone().drop_guard();
                 let page = move |transaction: &ReadTransaction| {
-                    let found = find(transaction, &selection, after.as_ref(), MAX_PAGE_SIZE, now)?.found;
+                    let after = after.as_ref();
+                    let found = find(transaction, &selection, after, MAX_PAGE_SIZE, None, &caller)?.found;
                     let is_full = found.len() == MAX_PAGE_SIZE;
                     let last = found.last().map(Found::mark);
                     let (entries, rest) = values(transaction, found.into())?;

@@ -39,18 +39,28 @@ impl Bucket {
         let bucket = Arc::clone(self);
         let done = tokio::spawn(async move {
             let done = bucket.write_to_its_end(writes).await;
-            bucket.poke.notify_one();
+            bucket.wake();
             done
         });
         done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn write_to_its_end(&self, writes: Vec<Write>) -> Result<Vec<Offset>> {
-        if self.progress.borrow().stage == Stage::Closed {
-            return Err(Error::Engine(engine::Error::Closed));
+        match self.progress.borrow().stage {
+            Stage::Closed => return Err(Error::Engine(engine::Error::Closed)),
+            Stage::Deleted => return Err(Error::BucketNotFound(self.name.clone())),
+            Stage::Starting | Stage::Ready => {}
         }
         for (index, write) in writes.iter().enumerate() {
-            self.refuse_vanished(index, write).await?;
+            let refused = self.refuse_vanished(index, write).await;
+            if refused.is_err() && !write.id.is_empty() {
+                // It may be a write that was done when the entry was still there.
+                return match self.done_before(&writes).await? {
+                    Some(revisions) => Ok(revisions),
+                    None => refused.map(|()| Vec::new()),
+                };
+            }
+            refused?;
         }
         let mut expected: Vec<_> = writes.iter().map(|write| write.expected).collect();
         let conditions = expected.iter().flatten().count();
@@ -77,6 +87,17 @@ impl Bucket {
         match self.last(expected).await? {
             Last::Gone => Err(self.conflict(index, write, 0)),
             Last::Entry | Last::Superseded => Ok(()),
+        }
+    }
+
+    /// The revisions of what was written before under the same ids; `None` if it was not. Writes nothing.
+    async fn done_before(&self, writes: &[Write]) -> Result<Option<Vec<Offset>>> {
+        // Of duplicates nothing is expected; of all else, what never is.
+        let never = vec![Some(Offset::MAX); writes.len()];
+        match self.submit(writes, &never).await {
+            Ok(revisions) => Ok(Some(revisions)),
+            Err(Refused::Moved { .. } | Refused::Other(engine::Error::KeyNotIndexed(_))) => Ok(None),
+            Err(Refused::Other(error)) => Err(self.error(error)),
         }
     }
 
