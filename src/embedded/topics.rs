@@ -219,8 +219,12 @@ impl Shared {
             EphemeralConsumer::of_pattern(name, added, (filter, credit), parts)
         };
         for topic in consumer.new_topics()? {
-            let next = self.log.reader.resolve(&topic, start).await?;
-            consumer.add(topic, next);
+            match self.log.reader.resolve(&topic, start).await {
+                Ok(next) => consumer.add(topic, next),
+                // It is no part of what the pattern covers any more.
+                Err(Error::TopicDeleted(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Box::new(consumer))
     }

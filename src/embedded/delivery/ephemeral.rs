@@ -18,7 +18,7 @@ use crate::embedded::topic::TopicHandle;
 use crate::engine::{Consumer, Credit, Error, ReadLimit, Result};
 use crate::model::filter::Facts;
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_PATTERN_TOPICS};
-use crate::model::{Delivery, Filter, Offset, Pattern, StoredMessage, Timestamp};
+use crate::model::{Advisory, Delivery, Filter, Notice, Offset, Pattern, StoredMessage, Timestamp};
 
 /// How much is read at once of what may not be wanted.
 const UNSIFTED: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BATCH_BYTES };
@@ -146,14 +146,37 @@ impl EphemeralConsumer {
             if self.new_topics.is_none() {
                 return Err(Error::TopicDeleted(topic.name.clone()));
             }
-            self.places.remove(&topic.id);
-            self.turns.remove(topic.id);
+            self.leave(topic.id);
         }
         let is_new = self.new_topics.as_ref().is_some_and(|it| it.added.has_changed().unwrap_or(false));
         if is_new {
             for topic in self.new_topics()? {
                 self.add(topic, 1);
             }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, topic: u64) {
+        self.places.remove(&topic);
+        self.turns.remove(topic);
+    }
+
+    /// A topic could not be read. Where there are others, its end is not theirs.
+    pub(crate) fn failed(&mut self, topic: u64, error: Error) -> Result<()> {
+        match (&self.new_topics, error) {
+            (Some(_), Error::TopicDeleted(_)) => self.leave(topic),
+            (Some(new_topics), Error::Damaged { topic: name, first, last }) => {
+                tracing::error!(consumer = self.name, topic = %name, first, last, "passing over damaged messages");
+                if let Some(engine) = new_topics.engine.upgrade() {
+                    let notice = Notice::Damaged { topic: name, first, last };
+                    engine.advisories.tell(|| Advisory::now(notice));
+                }
+                if let Some(place) = self.places.get_mut(&topic) {
+                    place.next = last + 1;
+                }
+            }
+            (_, error) => return Err(error),
         }
         Ok(())
     }
@@ -173,10 +196,14 @@ impl EphemeralConsumer {
             };
             let unsifted = self.unsifted_limit();
             let Some(place) = self.places.get_mut(&id) else { continue };
-            let deliveries = place.read(&self.log, &self.filter, limit, unsifted).await?;
-            self.turns.served(id);
-            if !deliveries.is_empty() {
-                return Ok(deliveries);
+            match place.read(&self.log, &self.filter, limit, unsifted).await {
+                Ok(deliveries) => {
+                    self.turns.served(id);
+                    if !deliveries.is_empty() {
+                        return Ok(deliveries);
+                    }
+                }
+                Err(error) => self.failed(id, error)?,
             }
             // There may be a long way to the next message that is wanted.
             tokio::task::yield_now().await;

@@ -3,6 +3,7 @@
 //! A plain struct: no I/O, no clock, no lock.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
 /// The topics, or what is done to each, by number; whoever had no turn for the longest is first.
 #[derive(Debug, Default)]
@@ -32,12 +33,13 @@ impl Turns {
 
     /// Divides room for so many messages among those that are [ready](Self::ready): as evenly as they can
     /// fill it. `take` is told who may take how many, and says how many it took; who takes less has no more
-    /// for now.
+    /// for now. If it breaks off, there is more, but not enough room for it: what is left is for nobody else,
+    /// or others might take it for ever.
     pub(crate) fn divide(
         &mut self,
         room: usize,
         mut ready: Vec<u64>,
-        mut take: impl FnMut(u64, usize) -> usize,
+        mut take: impl FnMut(u64, usize) -> ControlFlow<usize, usize>,
     ) {
         let (mut left, mut served) = (room, Vec::new());
         while left > 0 && !ready.is_empty() {
@@ -47,8 +49,9 @@ impl Turns {
                 if offered == 0 {
                     return true;
                 }
-                let taken = take(id, offered);
-                left -= taken;
+                let answer = take(id, offered);
+                let (ControlFlow::Continue(taken) | ControlFlow::Break(taken)) = answer;
+                left = if answer.is_break() { 0 } else { left - taken };
                 if taken > 0 && !served.contains(&id) {
                     served.push(id);
                 }
@@ -113,7 +116,7 @@ mod tests {
                             let count = waiting[&id].min(offered);
                             *waiting.get_mut(&id).unwrap() -= count;
                             *taken.entry(id).or_default() += count;
-                            count
+                            ControlFlow::Continue(count)
                         });
                         taken.retain(|_, count| *count > 0);
                         let all: usize = before.values().sum();
@@ -152,7 +155,12 @@ mod tests {
         let mut turns = Turns::default();
         (1..=3).for_each(|id| turns.add(id));
         let ready = turns.ready(|_| true);
-        turns.divide(30, ready, |id, offered| if id == 1 { offered } else { 0 });
+        let mut asked = Vec::new();
+        turns.divide(30, ready, |id, offered| {
+            asked.push(id);
+            if id == 1 { ControlFlow::Continue(offered) } else { ControlFlow::Break(0) }
+        });
+        assert_eq!(asked, [1, 2], "what it cannot use is not for those after it");
         assert_eq!(turns.ready(|_| true), [2, 3, 1]);
     }
 }

@@ -6,7 +6,7 @@ use super::super::log::fs_sim::Faults;
 use super::super::log::segments;
 use super::*;
 use crate::engine::{TopicChange, Watch, Watched};
-use crate::model::{Advisory, Notice, Retention};
+use crate::model::{Advisory, Filter, Notice, Pattern, Retention};
 
 /// The next thing that a watcher hears.
 async fn heard(watch: &mut Watch<Advisory>) -> Notice {
@@ -41,6 +41,46 @@ async fn damage_that_is_met_is_announced() {
     assert_eq!(heard(&mut watch).await, notice, "by a reader");
     deliveries(&engine, "worker").await;
     assert_eq!(heard(&mut watch).await, notice, "by a subscription");
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_in_one_topic_does_not_end_a_reader_of_several() {
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    create_topic(&engine, "orders.eu").await;
+    create_topic(&engine, "orders.us").await;
+    for _ in 0..60 {
+        publish(&engine, "orders.eu", &[&[b'x'; 1_000]]).await.unwrap();
+    }
+    engine.close().await;
+    let left = fs.copy();
+    let segment = segments::path(segments::list(&left).unwrap()[1]);
+    let mut bytes = left.bytes(&segment);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    left.set_bytes(&segment, bytes);
+
+    let engine = open(&left).await.unwrap();
+    publish(&engine, "orders.us", &[b"y"]).await.unwrap();
+    let mut watch = engine.advisories().unwrap();
+    let (whole, damaged) = read_all(&engine, "orders.eu").await;
+    let [(first, last)] = damaged[..] else { panic!("{damaged:?}") };
+    let notice = Notice::Damaged { topic: name("orders.eu"), first, last };
+    assert_eq!(heard(&mut watch).await, notice);
+    let topic = Pattern::parse("orders.*").unwrap();
+    let target = Target::Ephemeral { topic, start: Start::Earliest, filter: Filter::default() };
+    let mut reader = engine.subscribe(target, CREDIT).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < whole.len() + 1 {
+        let next = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.unwrap();
+        seen.extend(next.unwrap().into_iter().map(|it| (it.message.topic, it.message.offset)));
+    }
+    seen.sort();
+    let mut all: Vec<_> = whole.iter().map(|it| (name("orders.eu"), it.offset)).collect();
+    all.push((name("orders.us"), 1));
+    assert_eq!(seen, all);
+    assert_eq!(heard(&mut watch).await, notice, "by the reader, too");
     engine.close().await;
 }
 

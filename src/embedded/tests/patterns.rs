@@ -8,8 +8,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::super::log::fs::Fs as _;
 use super::*;
+use crate::embedded::delivery::ephemeral::{EphemeralConsumer, NewTopics};
 use crate::embedded::state::Record;
-use crate::model::{Pattern, Retention};
+use crate::engine::{Consumer as _, Error};
+use crate::model::{Filter, Pattern, Retention};
 
 const SEEDS: u64 = 40;
 
@@ -183,4 +185,35 @@ async fn a_part_that_is_missing_is_made_again() {
         assert!(handle.lanes().iter().all(|lane| lane.id < made), "no number is given twice");
         engine.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_deleted_while_it_is_read_ends_no_reader_of_others() {
+    let engine = open(&SimFs::new()).await.unwrap();
+    for topic in ["orders.eu", "orders.us"] {
+        create_topic(&engine, topic).await;
+        publish(&engine, topic, &[b"a"]).await.unwrap();
+    }
+    let [eu, us] = ["orders.eu", "orders.us"].map(|topic| engine.0.find_topic(&name(topic)).unwrap());
+    let permit = || Arc::clone(&engine.0.consumers).try_acquire_owned().unwrap();
+    let parts = || (engine.0.log.clone(), engine.0.end.subscribe(), permit());
+    let wants = || (Filter::default(), CREDIT);
+    let deleted = Error::TopicDeleted(name("orders.eu"));
+
+    let pattern = Pattern::parse("orders.*").unwrap();
+    let topics = NewTopics::new(&engine.0, pattern);
+    let mut reader = EphemeralConsumer::of_pattern("reader".into(), topics, wants(), parts());
+    for topic in reader.new_topics().unwrap() {
+        reader.add(topic, 1);
+    }
+    reader.failed(eu.id, deleted.clone()).unwrap();
+    let next = reader.next().await.unwrap();
+    assert_eq!(places(&next), BTreeSet::from([("orders.us".to_owned(), 1)]));
+    let lost = reader.failed(us.id, Error::Closed).unwrap_err();
+    assert_eq!(lost, Error::Closed, "what is about all of them is no matter of one topic");
+
+    let mut only = EphemeralConsumer::of_one("only".into(), &eu, wants(), parts());
+    only.add(Arc::clone(&eu), 1);
+    assert_eq!(only.failed(eu.id, deleted.clone()).unwrap_err(), deleted);
+    engine.close().await;
 }

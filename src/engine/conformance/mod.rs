@@ -237,7 +237,8 @@ macro_rules! conformance_suite {
             }
             patterns {
                 every_topic_is_read, a_later_topic_is_read_from_its_first_message, starts_where_asked_in_each,
-                a_busy_topic_starves_no_other, limits_hold_for_all_together, ids_count_in_their_topic,
+                a_busy_topic_starves_no_other,
+                a_large_message_gets_its_turn, limits_hold_for_all_together, ids_count_in_their_topic,
                 cumulative_acks_stay_in_their_topic, what_fails_comes_back, more_time_is_given_in_each,
                 an_exclusive_consumer_has_all_topics, keys_are_ordered_in_each_topic,
                 dead_letters_tell_their_topic, a_deleted_topic_leaves, a_seek_moves_every_topic,

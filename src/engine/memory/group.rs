@@ -224,7 +224,7 @@ impl Group {
             let Some(topic) = self.next_turn() else { break };
             let queue = self.queues.get_mut(&topic).expect("it has its turn");
             let part = Room { messages: room.messages.min(turn), ..room };
-            let taken = queue.hand_out(holder, &part, &logs[&topic], ids, now);
+            let (taken, has_no_room) = queue.hand_out(holder, &part, &logs[&topic], ids, now);
             without = if taken.is_empty() { without + 1 } else { 0 };
             let bytes: u64 = taken.iter().map(|delivery| delivery.message.envelope.len() as u64).sum();
             room.messages -= taken.len();
@@ -232,9 +232,14 @@ impl Group {
             if !taken.is_empty() {
                 room.first_bytes = room.bytes;
             }
+            self.last_turn =
+                Some(topic).filter(|_| !has_no_room || !taken.is_empty()).or(self.last_turn.take());
             deliveries.extend(taken);
-            self.last_turn = Some(topic);
             self.tell_of_others();
+            // What is left is for nobody else, or others might take it for ever.
+            if has_no_room {
+                break;
+            }
         }
         deliveries
     }

@@ -202,7 +202,7 @@ impl Queue {
         filter.matches(&Facts::new(message, attempt))
     }
 
-    /// Hands out what there is, as far as the room goes.
+    /// Hands out what there is, as far as the room goes. Says whether the next message has too many bytes.
     pub(super) fn hand_out(
         &mut self,
         holder: Holder,
@@ -210,7 +210,7 @@ impl Queue {
         log: &Log,
         ids: &AckIds,
         now: Instant,
-    ) -> Vec<Delivery> {
+    ) -> (Vec<Delivery>, bool) {
         let mut deliveries = Vec::new();
         let mut total = 0;
         for offset in self.available(log, now) {
@@ -226,14 +226,14 @@ impl Queue {
             let limit = if deliveries.is_empty() { room.first_bytes } else { room.bytes };
             total += bytes;
             if total > limit {
-                break;
+                return (deliveries, true);
             }
             let attempt = self.lease(offset, holder, &message, now);
             let (subscription, epoch, delivery) = (self.number, self.epoch, self.deliveries);
             let ack_id = ids.seal(DeliveryRef { subscription, epoch, offset, delivery });
             deliveries.push(Delivery { ack_id, attempt, message });
         }
-        deliveries
+        (deliveries, false)
     }
 
     fn lease(&mut self, offset: Offset, holder: Holder, message: &StoredMessage, now: Instant) -> u32 {

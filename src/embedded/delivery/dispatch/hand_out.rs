@@ -1,6 +1,7 @@
 //! Who gets which messages now.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +93,7 @@ impl Dispatcher {
         if let (1, Some(lane)) = (self.lanes.len(), self.lanes.values_mut().next()) {
             let most = lane.available(now).div_ceil(sharers.max(1)).max(1);
             let room = Room { messages: limit.messages.min(most), bytes: limit.bytes, has_begun: false };
-            return lane.collect(who, known.as_ref(), room, now);
+            return lane.collect(who, known.as_ref(), room, now).0;
         }
         let mut all = self.everything(who);
         let (lanes, turns) = (&mut self.lanes, &mut self.turns);
@@ -102,17 +103,17 @@ impl Dispatcher {
         let mut deliveries: Vec<Delivery> = Vec::new();
         let mut bytes_left = limit.bytes;
         turns.divide(most, ready, |id, messages| {
-            let Some(lane) = lanes.get_mut(&id) else { return 0 };
+            let Some(lane) = lanes.get_mut(&id) else { return ControlFlow::Continue(0) };
             let before = lane.counts(who);
             lane.leases.set_elsewhere(without(all, before));
             let room = Room { messages, bytes: bytes_left, has_begun: !deliveries.is_empty() };
-            let taken = lane.collect(who, known.as_ref(), room, now);
+            let (taken, has_no_room) = lane.collect(who, known.as_ref(), room, now);
             all = with(without(all, before), lane.counts(who));
             let bytes: usize = taken.iter().map(|delivery| delivery.message.envelope.len()).sum();
             bytes_left = bytes_left.saturating_sub(bytes);
             let count = taken.len();
             deliveries.extend(taken);
-            count
+            if has_no_room { ControlFlow::Break(count) } else { ControlFlow::Continue(count) }
         });
         deliveries
     }
@@ -206,17 +207,24 @@ struct Room {
 }
 
 impl Lane {
-    /// Leases messages to a consumer, as many as there are and as it may have.
-    fn collect(&mut self, who: Who, known: Option<&Arc<str>>, limit: Room, now: Instant) -> Vec<Delivery> {
+    /// Leases messages to a consumer, as many as there are and as it may have. Says whether the next one has
+    /// too many bytes.
+    fn collect(
+        &mut self,
+        who: Who,
+        known: Option<&Arc<str>>,
+        limit: Room,
+        now: Instant,
+    ) -> (Vec<Delivery>, bool) {
         let (room_messages, room_bytes) = self.leases.room(who);
         let max_messages = room_messages.min(limit.messages);
         if max_messages == 0 {
-            return Vec::new();
+            return (Vec::new(), false);
         }
         let mut batch: Vec<(StoredMessage, u64, u32)> =
             Vec::with_capacity(max_messages.min(self.available(now)));
         let mut bytes = 0;
-        let mut skip_again = false;
+        let (mut skip_again, mut has_no_room) = (false, false);
         while batch.len() < max_messages {
             let message = match self.leases.next(who, now, skip_again) {
                 Next::Nothing => break,
@@ -247,6 +255,7 @@ impl Lane {
                 bytes + size <= room_bytes || (batch.is_empty() && self.leases.holds_nothing(who));
             if !(fits_batch && fits_credit) {
                 self.put_back(message);
+                has_no_room = true;
                 break;
             }
             bytes += size;
@@ -258,7 +267,7 @@ impl Lane {
             self.write_down(&batch);
             self.note_delivered(known, &batch, now);
         }
-        self.sign(batch)
+        (self.sign(batch), has_no_room)
     }
 
     /// What the leases go by.
