@@ -424,21 +424,20 @@ mod tests {
     #[tokio::test]
     async fn a_read_that_nobody_waits_for_counts_until_it_ends() {
         let store = Store::open(None, "a", CACHE).await.unwrap();
-        let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
-        let (end, ends) = std::sync::mpsc::channel::<()>();
-        let ends = Arc::new(Mutex::new(ends));
+        let (started, starts) = tokio::sync::oneshot::channel();
+        let (end, ends) = std::sync::mpsc::sync_channel::<()>(1);
         let reading = tokio::spawn({
             let store = store.clone();
             async move {
                 let read = move |_: &ReadTransaction| {
                     started.send(()).unwrap();
-                    let _ = ends.lock().unwrap().recv();
+                    let _ = ends.recv();
                     Ok(())
                 };
                 store.read(read).await
             }
         });
-        starts.recv().await.unwrap();
+        starts.await.unwrap();
         reading.abort();
         assert!(reading.await.unwrap_err().is_cancelled());
         assert_eq!(store.0.reads.available_permits(), READS_AT_ONCE - 1);

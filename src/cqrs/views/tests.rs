@@ -535,7 +535,7 @@ async fn a_view_that_comes_back_empty_is_not_shown_before_it_is_made() {
         match bucket.list(list, 0, PATIENCE).await {
             Ok(found) => break assert_eq!(found.entries.len(), 1_250),
             Err(Error::Store(store::Error::Disk(_)) | Error::NotReady { .. }) => {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
             Err(other) => panic!("{other}"),
         }
