@@ -17,6 +17,7 @@ mod parse;
 mod publish;
 mod read;
 mod retention;
+mod seen;
 pub mod serve;
 mod signals;
 mod subscribe;
