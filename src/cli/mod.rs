@@ -24,6 +24,7 @@ mod publish;
 mod query;
 mod read;
 mod retention;
+mod seen;
 pub mod serve;
 mod signals;
 mod subscribe;

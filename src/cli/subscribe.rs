@@ -1,6 +1,6 @@
 //! `columba subscribe`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::context::Channel;
@@ -16,6 +16,7 @@ use super::backoff::Backoff;
 use super::context::{Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
 use super::message::Printer;
+use super::seen::Seen;
 use super::{parse, signals, subscription, topic};
 use crate::model::limits::{DEFAULT_OUTSTANDING_MESSAGES, MAX_OUTSTANDING_MESSAGES};
 use crate::proto::v1::consume_request::Action;
@@ -135,12 +136,12 @@ enum Source {
         start: StartPosition,
         filter: String,
     },
-    /// `seen` are the last offsets that were printed, by topic.
+    /// `seen` is what was printed of each topic.
     Pattern {
         pattern: String,
         start: StartPosition,
         filter: String,
-        seen: HashMap<String, u64>,
+        seen: Seen,
     },
 }
 
@@ -164,7 +165,7 @@ impl<'a> Subscriber<'a> {
             }
             (None, Some(pattern)) if has_pattern => {
                 let latest = StartPosition { position: Some(Position::Latest(Latest {})) };
-                let (start, seen) = (args.from.unwrap_or(latest), HashMap::new());
+                let (start, seen) = (args.from.unwrap_or(latest), Seen::default());
                 Source::Pattern { pattern, start, filter: args.filter, seen }
             }
             (None, topic) => {
@@ -221,6 +222,9 @@ impl<'a> Subscriber<'a> {
             return Ok(End::Done);
         }
         let mut pipe = self.open(&mut client).await?;
+        if let Source::Pattern { seen, .. } = &mut self.source {
+            seen.connect();
+        }
         let stop = self.stop.clone();
         let mut due = self.due();
         loop {
@@ -334,11 +338,9 @@ impl<'a> Subscriber<'a> {
             let Some(message) = delivery.message else { return Err(Error::protocol("an empty delivery")) };
             if let Source::Pattern { seen, .. } = &mut self.source {
                 // After a new connection, what was printed comes again.
-                let last = seen.entry(message.topic.clone()).or_default();
-                if message.offset <= *last {
+                if !seen.is_new(&message.topic, message.offset) {
                     continue;
                 }
-                *last = message.offset;
             }
             self.left -= 1;
             match &mut self.source {

@@ -131,13 +131,12 @@ fn outcomes(count: usize, receipts: impl Iterator<Item = (usize, Receipt)>, held
 impl Held {
     fn settles(&self) -> impl Iterator<Item = Settle> {
         self.reservation.parts.iter().map(|part| {
-            let (name, operation, is_part) =
-                (self.handle.name.clone(), self.operation, self.handle.is_pattern());
+            let (name, operation, whole) = (self.handle.name.clone(), self.operation, self.handle.id);
             Settle {
                 subscription: part.lane,
                 ranges: part.ranges.clone(),
                 committed: Arc::clone(&part.committed),
-                only_in: Some(Epoch { epoch: part.epoch, name, operation, is_part }),
+                only_in: Some(Epoch { epoch: part.epoch, name, operation, whole }),
             }
         })
     }

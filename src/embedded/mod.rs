@@ -92,22 +92,27 @@ impl Catalog {
         let is_reader =
             |handle: &&Arc<SubscriptionHandle>| handle.is_pattern() && handle.reads.matches(topic);
         let readers: Vec<_> = self.subscriptions.values().filter(is_reader).cloned().collect();
-        for reader in &readers {
-            let count = reader.lanes().len() + 1;
-            self.check_covered(&reader.reads, Some(&reader.name), count)?;
+        let is_full = !readers.is_empty() && self.covered() + readers.len() > MAX_COVERED_TOPICS;
+        let full = |reader: &&Arc<SubscriptionHandle>| is_full || reader.lanes().len() >= MAX_PATTERN_TOPICS;
+        if let Some(reader) = readers.iter().find(full) {
+            let (pattern, subscription) = (reader.reads.clone(), Some(reader.name.clone()));
+            return Err(Error::PatternFull { pattern, subscription });
         }
         Ok(readers)
     }
 
-    /// Whether a pattern may cover so many topics.
-    fn check_covered(&self, pattern: &Pattern, subscription: Option<&Name>, topics: usize) -> Result<()> {
-        let patterns = self.subscriptions.values().filter(|handle| handle.is_pattern());
-        let others = patterns.filter(|handle| Some(&handle.name) != subscription);
-        let in_all = others.map(|handle| handle.lanes().len()).sum::<usize>() + topics;
-        if topics > MAX_PATTERN_TOPICS || in_all > MAX_COVERED_TOPICS {
-            return Err(Error::PatternFull { pattern: pattern.clone(), subscription: subscription.cloned() });
+    /// Whether a new pattern may cover so many topics.
+    fn check_covered(&self, pattern: &Pattern, topics: usize) -> Result<()> {
+        if topics > MAX_PATTERN_TOPICS || self.covered() + topics > MAX_COVERED_TOPICS {
+            return Err(Error::PatternFull { pattern: pattern.clone(), subscription: None });
         }
         Ok(())
+    }
+
+    /// How many topics all patterns cover, one by one.
+    fn covered(&self) -> usize {
+        let patterns = self.subscriptions.values().filter(|handle| handle.is_pattern());
+        patterns.map(|handle| handle.lanes().len()).sum()
     }
 }
 

@@ -323,7 +323,7 @@ impl Shared {
         let catalog = self.catalog();
         let covered = catalog.topics.values().filter(|topic| topics.matches(&topic.name));
         let covered: Vec<_> = covered.cloned().collect();
-        catalog.check_covered(topics, None, covered.len())?;
+        catalog.check_covered(topics, covered.len())?;
         Ok(covered)
     }
 

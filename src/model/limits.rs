@@ -89,9 +89,13 @@ pub const MAX_IN_FLIGHT: u32 = 1_000_000;
 /// Messages of a subscription that wait for their key, without being in flight, at most; no new ones are
 /// looked at then. About 200 bytes of memory for each.
 pub const MAX_PARKED: usize = 100_000;
+/// Each topic of a subscription with a pattern has its share of [`MAX_PARKED`], but no less than this.
+pub const MIN_PARKED_PER_TOPIC: usize = 250;
 /// Messages of a subscription that wait for their `deliver_time` at most; no new ones are looked at then.
 /// About 50 bytes of memory for each.
 pub const MAX_SCHEDULED: usize = 1_000_000;
+/// Each topic of a subscription with a pattern has its share of [`MAX_SCHEDULED`], but no less than this.
+pub const MIN_SCHEDULED_PER_TOPIC: usize = 1_000;
 
 /// `max_backoff` of a retry policy that sets none.
 pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(10 * 60);

@@ -160,6 +160,8 @@ impl EphemeralConsumer {
     fn leave(&mut self, topic: u64) {
         self.places.remove(&topic);
         self.turns.remove(topic);
+        // What it says is new is looked at next.
+        self.visible.note();
     }
 
     /// A topic could not be read. Where there are others, its end is not theirs.

@@ -2,7 +2,7 @@
 //!
 //! A plain struct: no I/O, no clock, no lock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 /// The topics, or what is done to each, by number; whoever had no turn for the longest is first.
@@ -25,6 +25,11 @@ impl Turns {
         self.0.iter().copied().filter(|&id| has_something(id)).collect()
     }
 
+    /// All of them, in the order of their turns.
+    pub(crate) fn order(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().copied()
+    }
+
     /// One has had its turn.
     pub(crate) fn served(&mut self, id: u64) {
         self.remove(id);
@@ -41,7 +46,7 @@ impl Turns {
         mut ready: Vec<u64>,
         mut take: impl FnMut(u64, usize) -> ControlFlow<usize, usize>,
     ) {
-        let (mut left, mut served) = (room, Vec::new());
+        let (mut left, mut served, mut seen) = (room, Vec::new(), BTreeSet::new());
         while left > 0 && !ready.is_empty() {
             let share = left.div_ceil(ready.len());
             ready.retain(|&id| {
@@ -52,15 +57,14 @@ impl Turns {
                 let answer = take(id, offered);
                 let (ControlFlow::Continue(taken) | ControlFlow::Break(taken)) = answer;
                 left = if answer.is_break() { 0 } else { left - taken };
-                if taken > 0 && !served.contains(&id) {
+                if taken > 0 && seen.insert(id) {
                     served.push(id);
                 }
                 taken == offered
             });
         }
-        for id in served {
-            self.served(id);
-        }
+        self.0.retain(|id| !seen.contains(id));
+        self.0.extend(served);
     }
 }
 

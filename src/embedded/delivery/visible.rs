@@ -3,9 +3,9 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 
 use crate::embedded::topic::TopicHandle;
@@ -47,11 +47,23 @@ impl Visible {
                 while let Some(watcher) = watchers.next().await {
                     if let Some(watcher) = watcher {
                         watchers.push(Box::pin(changed(watcher)));
-                        return;
+                        // One look at all topics is enough for many that have something new.
+                        return self.note();
                     }
                 }
                 pending::<()>().await;
             }
+        }
+    }
+
+    /// Whatever is new by now counts as known, and topics that are gone are forgotten. For whoever is about to
+    /// look at all topics.
+    pub(crate) fn note(&mut self) {
+        let Self::Many(watchers) = self else { return };
+        // Those that change again and again must not hold this up.
+        for _ in 0..watchers.len() {
+            let Some(Some(watcher)) = watchers.next().now_or_never() else { return };
+            watchers.extend(watcher.map(|watcher| -> BoxFuture<'static, _> { Box::pin(changed(watcher)) }));
         }
     }
 
@@ -65,4 +77,45 @@ impl Visible {
 
 async fn changed(mut watcher: Watcher) -> Option<Watcher> {
     watcher.changed().await.is_ok().then_some(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn many(topics: u64) -> (Visible, Vec<watch::Sender<Offset>>) {
+        let watchers = FuturesUnordered::<BoxFuture<'static, _>>::new();
+        let senders = (0..topics).map(|_| watch::Sender::new(0)).collect::<Vec<_>>();
+        senders.iter().for_each(|sender| watchers.push(Box::pin(changed(sender.subscribe()))));
+        (Visible::Many(watchers), senders)
+    }
+
+    fn count(visible: &Visible) -> usize {
+        let Visible::Many(watchers) = visible else { return 1 };
+        watchers.len()
+    }
+
+    #[tokio::test]
+    async fn news_of_many_topics_are_one() {
+        let (mut visible, senders) = many(20);
+        for sender in &senders {
+            sender.send_replace(1);
+        }
+        visible.changed().await;
+        assert!(visible.changed().now_or_never().is_none());
+        senders[7].send_replace(2);
+        visible.changed().await;
+        assert!(visible.changed().now_or_never().is_none());
+        assert_eq!(count(&visible), 20);
+    }
+
+    #[tokio::test]
+    async fn topics_that_are_gone_are_forgotten_though_nobody_waits() {
+        let (mut visible, mut senders) = many(20);
+        senders.truncate(3);
+        visible.note();
+        assert_eq!(count(&visible), 3);
+        senders[0].send_replace(1);
+        visible.changed().await;
+    }
 }

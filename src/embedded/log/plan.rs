@@ -154,9 +154,9 @@ fn keep_others<T>(items: &mut Vec<T>, left_out: &[usize]) {
 
 /// A seek or the end of the subscription came before: what was delivered then does not count.
 fn check_settle(state: &State, settle: &Settle) -> Result<()> {
-    let Some(Epoch { epoch, name, operation, is_part }) = &settle.only_in else { return Ok(()) };
+    let Some(Epoch { epoch, name, operation, whole }) = &settle.only_in else { return Ok(()) };
     let error = match state.subscriptions.get(&settle.subscription) {
-        None if !is_part => Error::SubscriptionDeleted(name.clone()),
+        None if !state.subscriptions.contains_key(whole) => Error::SubscriptionDeleted(name.clone()),
         None => expired(name),
         Some(subscription) if subscription.epoch != *epoch => expired(name),
         Some(_) => return Ok(()),

@@ -65,8 +65,8 @@ pub(crate) struct Epoch {
     pub(crate) name: crate::model::Name,
     /// Its place in a commit, which errors name.
     pub(crate) operation: usize,
-    /// It is a part of a subscription, which may go without the whole.
-    pub(crate) is_part: bool,
+    /// The number of the subscription of which this is all or a part, which may go without the whole.
+    pub(crate) whole: u64,
 }
 
 impl Transaction {

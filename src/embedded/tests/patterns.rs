@@ -10,7 +10,7 @@ use super::super::log::fs::Fs as _;
 use super::*;
 use crate::embedded::delivery::ephemeral::{EphemeralConsumer, NewTopics};
 use crate::embedded::state::Record;
-use crate::engine::{Consumer as _, Error};
+use crate::engine::{Consumer as _, Credit, Error};
 use crate::model::{Filter, Pattern, Retention};
 
 const SEEDS: u64 = 40;
@@ -215,5 +215,32 @@ async fn a_topic_deleted_while_it_is_read_ends_no_reader_of_others() {
     let mut only = EphemeralConsumer::of_one("only".into(), &eu, wants(), parts());
     only.add(Arc::clone(&eu), 1);
     assert_eq!(only.failed(eu.id, deleted.clone()).unwrap_err(), deleted);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_fits_in_memory_comes_from_many_topics() {
+    const TOPICS: usize = 40;
+    let fs = SimFs::new();
+    let engine = open(&fs).await.unwrap();
+    subscribe(&engine, "worker").await;
+    for n in 0..TOPICS {
+        let topic = format!("orders.t{n}");
+        create_topic(&engine, &topic).await;
+        publish(&engine, &topic, &[&vec![b'x'; 900_000], b"y"]).await.unwrap();
+    }
+    engine.close().await;
+    // From the disk alone.
+    let engine = open(&fs).await.unwrap();
+    let credit = Credit { messages: 3, bytes: 1_000_000 };
+    let mut consumer = engine.subscribe(Target::Durable(name("worker")), credit).await.unwrap();
+    let mut come = Vec::new();
+    while come.len() < 2 * TOPICS {
+        let next = tokio::time::timeout(Duration::from_secs(60), consumer.next()).await;
+        let next = next.expect("there is more").unwrap();
+        ack(&engine, "worker", &next).await;
+        come.extend(places(&next));
+    }
+    assert_eq!(come.iter().collect::<BTreeSet<_>>().len(), come.len());
     engine.close().await;
 }

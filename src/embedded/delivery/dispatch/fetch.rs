@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::settle::Ranges;
-use super::{Lane, READ_RETRY};
+use super::{Dispatcher, Lane, READ_RETRY};
+use crate::embedded::delivery::sieve::SIFT_TIME;
 use crate::embedded::log::reader::ReadBatch;
 use crate::engine::{Error, ReadLimit, Result};
 use crate::model::limits::MAX_BATCH_MESSAGES;
@@ -14,6 +15,11 @@ use crate::model::{Offset, StoredMessage};
 const FETCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: 1 << 20 };
 /// How much it reads at least, however many topics there are.
 const LEAST_FETCH: ReadLimit = ReadLimit { messages: 50, bytes: 64 << 10 };
+
+/// How many topics of one subscription are read from disk at once.
+pub(super) const READS_AT_ONCE: usize = 16;
+/// How many bytes of several topics may wait in memory; no more is read then. What is read at once comes on top.
+const MAX_AHEAD: usize = 16 << 20;
 
 /// How much to read at once of each of so many topics: together about as much as of one, but for the least.
 pub(super) fn fetch_limit(topics: usize) -> ReadLimit {
@@ -32,7 +38,58 @@ pub(super) enum Fetched {
     Again(Offset, Result<ReadBatch>),
 }
 
+impl Dispatcher {
+    /// Reads for those who have room, in the order of turns, and looks at what was read.
+    pub(super) fn make_ready(&mut self, now: Instant) {
+        let has_room = self.takers_with_room() > 0;
+        let (is_only, is_waited_for) = (self.lanes.len() == 1, !self.takers.is_empty());
+        let time = SIFT_TIME / u32::try_from(self.lanes.len()).unwrap_or(u32::MAX).max(1);
+        let mut held = self.held_ahead();
+        for id in self.turns.order() {
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            lane.was_denied = false;
+            lane.may_read = is_only || (has_room && held < MAX_AHEAD);
+            lane.sieve.begin(if is_only { now } else { Instant::now() }, time);
+            if is_waited_for {
+                held = held.saturating_sub(lane.held_ahead());
+                lane.make_ready();
+                held += lane.held_ahead();
+            }
+        }
+    }
+
+    /// Reads ahead of those who could have more.
+    pub(super) fn read_ahead(&mut self) {
+        let mut held = self.held_ahead();
+        for id in self.turns.order() {
+            let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.behind && lane.wants_more()) else {
+                continue;
+            };
+            if held >= MAX_AHEAD {
+                return;
+            }
+            held = held.saturating_sub(lane.held_ahead());
+            lane.fetch_new(lane.next_to_fetch());
+            held += lane.held_ahead();
+        }
+        let was_denied = self.lanes.values().any(|lane| lane.was_denied);
+        self.may_read_more = was_denied && held < MAX_AHEAD && self.reads.available_permits() > 0;
+    }
+
+    /// Bytes that are in memory or will be.
+    fn held_ahead(&self) -> usize {
+        self.lanes.values().map(Lane::held_ahead).sum()
+    }
+}
+
 impl Lane {
+    /// Bytes that are in memory or will be.
+    fn held_ahead(&self) -> usize {
+        let messages = self.ready.iter().chain(&self.sieve.unsifted).chain(self.again.values());
+        let held = messages.map(|message| message.envelope.len()).sum::<usize>();
+        held + self.fetch.as_ref().map_or(0, |_| self.fetch_limit.bytes)
+    }
+
     /// Whether to read ahead: with fewer messages ready, the next ones are fetched while these are handed out.
     pub(super) fn wants_more(&self) -> bool {
         let bytes = || self.ready.iter().map(|message| message.envelope.len()).sum::<usize>();
@@ -63,6 +120,13 @@ impl Lane {
                 self.behind = false;
                 return;
             }
+            if !self.leases.admits_new() {
+                return;
+            }
+            if !self.may_read {
+                self.was_denied = true;
+                return;
+            }
             match self.subject.log.reader.read_cached(&self.subject.topic, from, self.fetch_limit) {
                 Some(read) => {
                     self.behind = false;
@@ -91,6 +155,10 @@ impl Lane {
         if !self.may_fetch() {
             return None;
         }
+        if !self.may_read {
+            self.was_denied = true;
+            return None;
+        }
         let limit = ReadLimit { messages: 1, ..self.fetch_limit };
         match self.subject.log.reader.read_cached(&self.subject.topic, offset, limit) {
             Some(read) => self.fetched(Fetched::Again(offset, read)),
@@ -102,20 +170,28 @@ impl Lane {
     pub(super) fn fetch_new(&mut self, from: Offset) {
         if self.may_fetch() && from <= self.subject.topic.visible() {
             self.behind = true;
-            self.used = Instant::now();
-            let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
-            let limit = self.fetch_limit;
-            self.fetch =
-                Some(Box::pin(async move { Fetched::New(from, reader.read(&topic, from, limit).await) }));
+            self.read_disk(from, Fetched::New);
         }
     }
 
     fn fetch_again(&mut self, from: Offset) {
+        self.read_disk(from, Fetched::Again);
+    }
+
+    /// Begins to read, unless enough other topics are being read: when one of them was, it is its turn.
+    fn read_disk(&mut self, from: Offset, fetched: fn(Offset, Result<ReadBatch>) -> Fetched) {
+        let Ok(permit) = Arc::clone(&self.reads).try_acquire_owned() else {
+            self.was_denied = true;
+            return;
+        };
         self.used = Instant::now();
         let (reader, topic) = (Arc::clone(&self.subject.log.reader), Arc::clone(&self.subject.topic));
         let limit = self.fetch_limit;
-        self.fetch =
-            Some(Box::pin(async move { Fetched::Again(from, reader.read(&topic, from, limit).await) }));
+        self.fetch = Some(Box::pin(async move {
+            let read = reader.read(&topic, from, limit).await;
+            drop(permit);
+            fetched(from, read)
+        }));
     }
 
     pub(super) fn fetched(&mut self, fetched: Fetched) {
@@ -143,7 +219,11 @@ impl Lane {
             }
             Err(Error::Damaged { first, last, .. }) => self.skip_damaged(first, last),
             Err(error) => {
-                tracing::error!(subscription = %self.subject.name, from, %error, "could not read; trying again");
+                // It is about to leave, if its topic is gone.
+                if !matches!(error, Error::TopicDeleted(_)) {
+                    let name = &self.subject.name;
+                    tracing::error!(subscription = %name, from, %error, "could not read; trying again");
+                }
                 self.read_again = Some(Instant::now() + READ_RETRY);
             }
         }

@@ -10,7 +10,7 @@ use crate::embedded::attempts::Attempts;
 use crate::embedded::delivery::ack_id::AckId;
 use crate::embedded::delivery::leases::{About, ConsumerId, Elsewhere, Key, Next, Who};
 use crate::embedded::log::Operation;
-use crate::engine::{ReadLimit, Result};
+use crate::engine::{Credit, ReadLimit, Result};
 use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES};
 use crate::model::{Delivery, Header, Mode, Offset, StoredMessage};
 
@@ -22,23 +22,30 @@ const BATCH: ReadLimit = ReadLimit { messages: MAX_BATCH_MESSAGES, bytes: MAX_BA
 impl Dispatcher {
     /// Serves those who wait, each in turn, as long as there is something for somebody.
     pub(super) fn hand_out(&mut self, now: Instant) {
+        let slots = &self.slots;
+        self.takers.retain(|taker| match taker {
+            Taker::Consumer(id) => slots.contains_key(id),
+            Taker::Pull(pull) => !pull.reply.is_closed(),
+        });
         // What is handed out while nothing can be written could not be acknowledged, and would come again.
-        let stalled = self.is_stalled();
-        let mut sharers = if stalled || self.takers.is_empty() { 0 } else { self.takers_with_room() };
-        for _ in 0..if stalled { 0 } else { self.takers.len() } {
-            if !self.lanes.values_mut().any(|lane| lane.has_something(now)) {
+        let idle = self.takers.is_empty() || self.is_stalled();
+        let mut sharers = if idle { 0 } else { self.takers_with_room() };
+        for _ in 0..self.takers.len() {
+            if sharers == 0 || !self.lanes.values_mut().any(|lane| lane.has_something(now)) {
                 break;
             }
             let Some(taker) = self.takers.pop_front() else { break };
+            let consumers = self.slots.len();
             match self.serve(taker, sharers, now) {
                 Some(unserved) => self.takers.push_back(unserved),
+                // It could not be reached: another one may take its place.
+                None if self.slots.len() < consumers => sharers = self.takers_with_room(),
                 None => sharers = sharers.saturating_sub(1),
             }
         }
+        self.may_read_more = false;
         if sharers > 0 {
-            for lane in self.lanes.values_mut().filter(|lane| lane.behind && lane.wants_more()) {
-                lane.fetch_new(lane.next_to_fetch());
-            }
+            self.read_ahead();
         }
         self.end_pulls(now);
         self.lanes.values_mut().for_each(|lane| lane.forget_unused(now));
@@ -124,7 +131,7 @@ impl Dispatcher {
     }
 
     /// How many wait and may have messages.
-    fn takers_with_room(&self) -> usize {
+    pub(super) fn takers_with_room(&self) -> usize {
         if let (1, Some(lane)) = (self.lanes.len(), self.lanes.values().next()) {
             let room = |taker: &&Taker| match taker {
                 Taker::Consumer(id) => lane.leases.room(Who::Consumer(*id)).0 > 0,
@@ -138,9 +145,11 @@ impl Dispatcher {
         let oldest = self.consumers.keys().next();
         let room = |taker: &&Taker| {
             let Taker::Consumer(id) = taker else { return true };
-            let (messages, _) = held.get(id).copied().unwrap_or_default();
+            let (messages, bytes) = held.get(id).copied().unwrap_or_default();
             let standby = is_exclusive && (is_pulled || oldest != Some(id));
-            !standby && self.consumers.get(id).is_some_and(|credit| credit.messages > messages)
+            let has_room =
+                |credit: &Credit| credit.messages > messages && (messages == 0 || credit.bytes > bytes);
+            !standby && self.consumers.get(id).is_some_and(has_room)
         };
         self.takers.iter().filter(room).count()
     }
@@ -181,8 +190,6 @@ fn with(all: Elsewhere, more: Elsewhere) -> Elsewhere {
         bytes: all.bytes + more.bytes,
         in_flight: all.in_flight + more.in_flight,
         pulled: all.pulled + more.pulled,
-        parked: all.parked + more.parked,
-        scheduled: all.scheduled + more.scheduled,
     }
 }
 
@@ -192,8 +199,6 @@ fn without(all: Elsewhere, less: Elsewhere) -> Elsewhere {
         bytes: all.bytes - less.bytes,
         in_flight: all.in_flight - less.in_flight,
         pulled: all.pulled - less.pulled,
-        parked: all.parked - less.parked,
-        scheduled: all.scheduled - less.scheduled,
     }
 }
 

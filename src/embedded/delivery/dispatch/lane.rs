@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::fetch::{Fetched, fetch_limit};
 use super::settle::Ranges;
@@ -76,6 +76,12 @@ pub(super) struct Lane {
     pub(super) fetch: Option<BoxFuture<'static, Fetched>>,
     /// How much to fetch at once.
     pub(super) fetch_limit: ReadLimit,
+    /// A permit for each topic that may be read from disk at once.
+    pub(super) reads: Arc<Semaphore>,
+    /// Whether what all topics together hold in memory leaves room for more.
+    pub(super) may_read: bool,
+    /// It was not read although there was more.
+    pub(super) was_denied: bool,
     /// The last messages came from disk: more will.
     pub(super) behind: bool,
     /// The disk could not be read: not before this time again.
@@ -115,7 +121,7 @@ pub(super) fn poll_all(lanes: &mut BTreeMap<u64, Lane>, context: &mut Context<'_
 }
 
 impl Lane {
-    pub(super) fn new(new: NewLane, common: &Common) -> Self {
+    pub(super) fn new(new: NewLane, common: &Common, reads: Arc<Semaphore>) -> Self {
         let NewLane { id, epoch, topic, committed, progress, attempts } = new;
         let now = Instant::now();
         Self {
@@ -139,6 +145,9 @@ impl Lane {
             again: BTreeMap::new(),
             fetch: None,
             fetch_limit: fetch_limit(1),
+            reads,
+            may_read: true,
+            was_denied: false,
             behind: false,
             read_again: None,
             used: now,

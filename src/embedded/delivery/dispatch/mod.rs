@@ -23,15 +23,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::lane::Lane;
 pub(crate) use self::lane::NewLane;
 pub(crate) use self::requests::{Discarded, Member, Request};
 pub(crate) use self::reserve::Reservation;
 use super::ack_id::Signer;
-use super::leases::{ConsumerId, Elsewhere, Rules};
-use super::sieve::SIFT_TIME;
+use super::leases::{ConsumerId, Elsewhere, MayWait, Rules};
 use super::slow::SlowConsumers;
 use super::turns::Turns;
 use super::visible::Visible;
@@ -192,6 +191,8 @@ pub(crate) fn start(common: Common, lanes: Vec<NewLane>) -> mpsc::Sender<Event> 
         last_pull: 0,
         slow: SlowConsumers::default(),
         takers: VecDeque::new(),
+        reads: Arc::new(Semaphore::new(fetch::READS_AT_ONCE)),
+        may_read_more: false,
     };
     for lane in lanes {
         dispatcher.add_lane(lane);
@@ -227,6 +228,10 @@ struct Dispatcher {
     slow: SlowConsumers,
     /// Who waits, in turn. A consumer is here at most once.
     takers: VecDeque<Taker>,
+    /// A permit for each topic that may be read from disk at once.
+    reads: Arc<Semaphore>,
+    /// A topic was not read for want of room, and now there is some.
+    may_read_more: bool,
 }
 
 impl Dispatcher {
@@ -237,7 +242,7 @@ impl Dispatcher {
         self.check_filter();
         loop {
             // Not at once, so that other subscriptions have their turn.
-            let rest = self.has_more_to_sift();
+            let rest = self.has_more_to_sift() || self.may_read_more;
             let timer = async {
                 match wake_at {
                     _ if rest => tokio::task::yield_now().await,
@@ -270,14 +275,10 @@ impl Dispatcher {
                 self.handle(event, now);
             }
             self.visible.mark_unchanged();
-            let time = SIFT_TIME / u32::try_from(self.lanes.len()).unwrap_or(u32::MAX).max(1);
             for lane in self.lanes.values_mut() {
                 lane.leases.expire(now, Timestamp::now());
-                lane.sieve.begin(if time == SIFT_TIME { now } else { Instant::now() }, time);
-                if !self.takers.is_empty() {
-                    lane.make_ready();
-                }
             }
+            self.make_ready(now);
             self.hand_out(now);
             for lane in self.lanes.values_mut() {
                 lane.settle_unwanted(&[]);
@@ -325,7 +326,7 @@ impl Dispatcher {
     fn add_lane(&mut self, new: NewLane) {
         let id = new.id;
         self.visible.add(&new.topic);
-        let mut lane = Lane::new(new, &self.common);
+        let mut lane = Lane::new(new, &self.common, Arc::clone(&self.reads));
         for (&consumer, &credit) in &self.consumers {
             lane.leases.join_as(consumer, credit);
         }
@@ -343,14 +344,18 @@ impl Dispatcher {
             self.gone.pop_front();
         }
         self.gone.push_back(id);
+        // Nobody else may look for long.
+        self.visible.note();
         self.divide_reading();
     }
 
     /// However many lanes there are, what they have read takes about the same memory.
     fn divide_reading(&mut self) {
         let limit = fetch::fetch_limit(self.lanes.len());
+        let may_wait = MayWait::of(self.lanes.len());
         for lane in self.lanes.values_mut() {
             lane.fetch_limit = limit;
+            lane.leases.set_may_wait(may_wait);
             // Told anew whenever it is served, unless no other is left.
             lane.leases.set_elsewhere(Elsewhere::default());
         }

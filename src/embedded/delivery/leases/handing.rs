@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::lines::{Kept, Key};
 use super::{Lease, Leases, NEVER, Waiting, Who};
-use crate::model::limits::{MAX_BATCH_MESSAGES, MAX_PARKED, MAX_SCHEDULED};
+use crate::model::limits::MAX_BATCH_MESSAGES;
 use crate::model::{Mode, Offset, Timestamp};
 
 /// How often to look at the wall clock, which may jump, while something depends on it.
@@ -112,13 +112,28 @@ impl Leases {
             }
             _ => {}
         }
-        let may_park = self.parked.len() + self.elsewhere.parked < MAX_PARKED;
+        let may_park = self.may_park();
         let scheduled = || self.schedule.due(self.wall).next().filter(|_| may_park);
         match self.lines.parked(who).or_else(scheduled).filter(|_| !skip_again) {
             Some(offset) => Next::Again(offset),
-            None if may_park && self.schedule.len() + self.elsewhere.scheduled < MAX_SCHEDULED => Next::New,
+            None if may_park && self.may_schedule() => Next::New,
             None => Next::Nothing,
         }
+    }
+
+    fn may_park(&self) -> bool {
+        self.parked.len() < self.may_wait.parked
+    }
+
+    fn may_schedule(&self) -> bool {
+        self.schedule.len() < self.may_wait.scheduled
+    }
+
+    /// Whether the first message that was never looked at would be next before long, as far as others of its
+    /// topic go.
+    pub(crate) fn admits_new(&self) -> bool {
+        let is_behind = self.rules.mode == Mode::Exclusive && !self.waiting.is_empty();
+        self.may_park() && self.may_schedule() && !is_behind
     }
 
     /// Which attempt the next handing-out of a message would be; 1 for the first.

@@ -23,6 +23,7 @@ use super::history::History;
 use crate::embedded::attempts::Attempts;
 use crate::embedded::progress::Progress;
 use crate::engine::{Credit, Failure, Retry};
+use crate::model::limits::{MAX_PARKED, MAX_SCHEDULED, MIN_PARKED_PER_TOPIC, MIN_SCHEDULED_PER_TOPIC};
 use crate::model::{Backoff, Happening, Mode, Offset, Timestamp};
 
 pub(crate) use self::handing::{About, Next};
@@ -79,10 +80,26 @@ pub(crate) struct Elsewhere {
     pub(crate) in_flight: usize,
     /// How many leases are nobody's.
     pub(crate) pulled: usize,
-    /// How many messages wait for their key.
+}
+
+/// How many messages of one topic may wait outside of `max_in_flight`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MayWait {
+    /// For their key.
     pub(crate) parked: usize,
-    /// How many messages wait for their time.
+    /// For their time.
     pub(crate) scheduled: usize,
+}
+
+impl MayWait {
+    /// The share of one of so many topics: where its messages wait, those of the others do not.
+    pub(crate) fn of(topics: usize) -> Self {
+        let share = |all: usize, least: usize| (all / topics.max(1)).max(least);
+        Self {
+            parked: share(MAX_PARKED, MIN_PARKED_PER_TOPIC),
+            scheduled: share(MAX_SCHEDULED, MIN_SCHEDULED_PER_TOPIC),
+        }
+    }
 }
 
 /// The state of a subscription in one topic.
@@ -130,6 +147,7 @@ pub(crate) struct Leases {
     redelivered: u64,
     /// What else there is of the subscription.
     elsewhere: Elsewhere,
+    may_wait: MayWait,
     /// What happened to the messages lately. What happens here is noted here, the rest by the dispatcher.
     pub(crate) history: History,
 }
@@ -208,6 +226,7 @@ impl Leases {
             last_delivery: first_delivery,
             redelivered: 0,
             elsewhere: Elsewhere::default(),
+            may_wait: MayWait::of(1),
             history: History::default(),
         }
     }
@@ -242,16 +261,14 @@ impl Leases {
         self.elsewhere = elsewhere;
     }
 
+    /// How many messages may wait here.
+    pub(crate) fn set_may_wait(&mut self, may_wait: MayWait) {
+        self.may_wait = may_wait;
+    }
+
     /// What of all this counts in other topics, but for what somebody holds.
     pub(crate) fn here(&self) -> Elsewhere {
-        Elsewhere {
-            messages: 0,
-            bytes: 0,
-            in_flight: self.in_flight(),
-            pulled: self.pulled,
-            parked: self.parked.len(),
-            scheduled: self.schedule.len(),
-        }
+        Elsewhere { messages: 0, bytes: 0, in_flight: self.in_flight(), pulled: self.pulled }
     }
 
     /// A consumer connects, under a number higher than those before.
