@@ -62,9 +62,13 @@ impl Error {
 
 impl From<redb::Error> for Error {
     fn from(error: redb::Error) -> Self {
+        use io::ErrorKind as K;
         use redb::Error as E;
         match error {
-            E::Io(error) if error.kind() != io::ErrorKind::InvalidData => Self::Disk(error.to_string()),
+            // A file that ends too early is no trouble of the disk.
+            E::Io(error) if !matches!(error.kind(), K::InvalidData | K::UnexpectedEof) => {
+                Self::Disk(error.to_string())
+            }
             E::PreviousIo | E::DatabaseClosed | E::DatabaseAlreadyOpen | E::LockPoisoned(_) => {
                 Self::Disk(error.to_string())
             }
@@ -414,7 +418,8 @@ mod tests {
             put(&store, 1, 5).await;
             assert_eq!(get(&store, 1).await, Some(5));
         }
-        for garbage in [&b"no database"[..], &[0; 8_192], &good[..good.len() / 2]] {
+        let cuts = [1, 100, 319, 320, 4_096, good.len() / 2, good.len() - 1].map(|cut| &good[..cut]);
+        for garbage in [&b"no database"[..], &[0; 8_192]].into_iter().chain(cuts) {
             std::fs::write(&path, garbage).unwrap();
             let store = Store::open(Some(dir.path()), "a", CACHE).await.unwrap();
             put(&store, 1, 5).await;
