@@ -37,20 +37,20 @@ pub(crate) async fn run(address: &str, name: &str) -> Result<(), Error> {
     // The server hands out no more than `AT_ONCE`, so no more tasks than that run.
     loop {
         tokio::select! {
-            event = commands.message() => match event?.ok_or("the server ended the stream")?.event {
-                Some(CommandEvent::Delivery(delivery)) => {
+            event = commands.message() => {
+                let event = event?.ok_or("the server ended the stream")?.event;
+                if let Some(CommandEvent::Delivery(delivery)) = event {
                     let (channel, name) = (channel.clone(), name.clone());
                     tokio::spawn(async move { tell(record(&channel, &name, delivery).await) });
                 }
-                _ => {}
-            },
-            event = queries.message() => match event?.ok_or("the server ended the stream")?.event {
-                Some(QueryEvent::Delivery(delivery)) => {
+            }
+            event = queries.message() => {
+                let event = event?.ok_or("the server ended the stream")?.event;
+                if let Some(QueryEvent::Delivery(delivery)) = event {
                     let channel = channel.clone();
                     tokio::spawn(async move { tell(answer(&channel, delivery).await) });
                 }
-                _ => {}
-            },
+            }
         }
     }
 }
