@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -27,6 +27,8 @@ use crate::proto::v1::{
 
 /// How often the lease of a running program is extended: a third of it.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// The time between attempts to tell an outcome, after many.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait that a leaving server can ask for.
 const LONGEST_GOAWAY: Duration = Duration::from_secs(30);
 
@@ -220,14 +222,25 @@ impl Handler<'_> {
                 let _slot = slots.acquire_owned().await;
                 program::run(&program, &delivery, cancel.clone(), abandon.clone()).await
             };
-            let outcome = tokio::select! {
-                outcome = carry_out => Ok(outcome),
-                // Dropping the run kills the program: its outcome would not count.
-                error = keep(client.clone(), &delivery, timeout, &cancel) => Err(error),
-            };
-            let state = match outcome {
-                Ok(outcome) => complete(client, &delivery, outcome, timeout).await,
-                Err(error) => Err(error),
+            let state = {
+                let mut keeping = std::pin::pin!(keep(client.clone(), &delivery, timeout, &cancel));
+                let outcome = tokio::select! {
+                    outcome = carry_out => Ok(outcome),
+                    // Dropping the run kills the program: its outcome would not count.
+                    error = &mut keeping => Err(error),
+                };
+                match outcome {
+                    Ok(outcome) => {
+                        let mut completing = std::pin::pin!(complete(client, &delivery, outcome, timeout));
+                        // The lease is kept until the server has the outcome.
+                        tokio::select! {
+                            biased;
+                            state = &mut completing => state,
+                            _ = &mut keeping => completing.await,
+                        }
+                    }
+                    Err(error) => Err(error),
+                }
             };
             Ran { delivery, state }
         });
@@ -282,6 +295,12 @@ async fn keep(
     }
 }
 
+/// Whether the command's time is over, and it has ended by itself.
+fn is_over(delivery: &CommandDelivery) -> bool {
+    let expires = delivery.expire_time.and_then(|time| SystemTime::try_from(time).ok());
+    expires.is_none_or(|expires| expires <= SystemTime::now())
+}
+
 /// Tells the server the outcome, as often as it takes: the same once more does nothing.
 async fn complete(
     mut client: Client,
@@ -304,9 +323,15 @@ async fn complete(
                 return Ok(execution.state());
             }
             Err(status) => {
+                // What came of a run is not given up because the server is busy, or its disk full.
+                let is_busy = matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded);
                 let error = Error::from(status);
-                match backoff.next().filter(|_| error.is_passing()) {
+                if !is_busy && !error.is_passing() {
+                    return Err(error);
+                }
+                match backoff.next() {
                     Some(wait) => sleep(wait).await,
+                    None if !is_over(delivery) => sleep(LAST_WAIT).await,
                     None => return Err(error),
                 }
             }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, RwLock, watch};
-use tokio::time::sleep;
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
+use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Result};
 use super::index::{Index, Row, Told};
@@ -25,6 +25,10 @@ const BATCH: usize = 4_000;
 const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long callers wait for an index that is being made anew.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long callers wait until the index knows all that is stored.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// The index, and how far it is.
 #[derive(Debug)]
@@ -71,8 +75,20 @@ impl Followed {
     /// What the index knows of a command, as of some time after everything that this process no longer
     /// has in its table.
     pub(super) async fn get(&self, id: &str) -> Result<Option<Row>> {
-        let _complete = self.complete.read().await;
+        let _complete = self.complete().await?;
         Ok(self.index.get(id).await?)
+    }
+
+    /// Waits, not for long, until the index knows what it should; it does while the guard is held.
+    pub(super) async fn complete(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let complete = timeout(PATIENCE, self.complete.read()).await;
+        complete.map_err(|_| Error::Store(store::Error::Disk("the index of commands is made anew".into())))
+    }
+
+    /// As while it is made anew.
+    #[cfg(test)]
+    pub(super) async fn make_anew(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.complete.write().await
     }
 
     /// Something was stored.
@@ -85,8 +101,10 @@ impl Followed {
         let mut done = self.done.subscribe();
         let round = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.hurry.notify_one();
-        let caught_up = done.wait_for(|&done| done >= round).await;
-        caught_up.map(drop).map_err(|_| Error::Engine(engine::Error::Closed))
+        match timeout(CATCH_UP, done.wait_for(|&done| done >= round)).await {
+            Ok(caught_up) => caught_up.map(drop).map_err(|_| Error::Engine(engine::Error::Closed)),
+            Err(_) => Err(Error::Store(store::Error::Disk("the index of commands is behind".into()))),
+        }
     }
 
     /// Waits until there is something to do.

@@ -47,6 +47,10 @@ impl Commands {
         let id = Id::from(command.id.as_str());
         let stored = StoredCommand::new(&command, Timestamp::now());
         let content = stored.fingerprint(&kind.name);
+        if !is_fresh {
+            // Nothing is claimed that cannot be looked up.
+            drop(inner.followed.complete().await?);
+        }
         loop {
             match inner.claim(&id, &kind, content, &stored)? {
                 Claimed::New => {

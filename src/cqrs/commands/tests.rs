@@ -17,7 +17,7 @@ use super::{Commands, Completion, Listing, Parts};
 use crate::cqrs::handlers::Handlers;
 use crate::engine::{Engine, MemoryEngine};
 use crate::model::limits::{DEFAULT_COMMAND_RETENTION, MAX_UNFINISHED_PER_TYPE};
-use crate::model::{Name, Timestamp};
+use crate::model::{Kind, Name, Timestamp};
 
 /// What happens to a command; times are in seconds.
 #[derive(Debug, Clone)]
@@ -388,6 +388,23 @@ async fn a_claim_to_an_id_hides_nothing() {
     claim("b");
     assert!(!Arc::clone(&commands.0).end("b".into(), Ending::Cancelled).await.unwrap());
     assert_eq!(commands.view("b", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn while_the_index_is_made_anew_callers_are_refused_and_claim_nothing() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    drop(commands.handle(vec![name()], "", 1).await.unwrap());
+    let making = commands.0.followed.make_anew().await;
+    let stop = CancellationToken::new();
+    let send_it = commands.send(command("a"), Duration::ZERO, &stop);
+    let (viewed, sent) = tokio::join!(commands.view("a", Parts::Whole), send_it);
+    for error in [viewed.unwrap_err(), sent.unwrap_err()] {
+        assert_eq!((error.kind(), error.retry_after().is_some()), (Kind::Unavailable, true));
+    }
+    assert!(!commands.0.knows("a"));
+    drop(making);
+    send(&commands, "a").await;
 }
 
 #[test]
