@@ -86,7 +86,9 @@ mod tests {
     fn many(topics: u64) -> (Visible, Vec<watch::Sender<Offset>>) {
         let watchers = FuturesUnordered::<BoxFuture<'static, _>>::new();
         let senders = (0..topics).map(|_| watch::Sender::new(0)).collect::<Vec<_>>();
-        senders.iter().for_each(|sender| watchers.push(Box::pin(changed(sender.subscribe()))));
+        for sender in &senders {
+            watchers.push(Box::pin(changed(sender.subscribe())));
+        }
         (Visible::Many(watchers), senders)
     }
 
