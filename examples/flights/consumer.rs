@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Life};
 use crate::{Error, MAX_RESPONSE_BYTES, SUBSCRIPTION, connect};
 
 /// Reads and acknowledges until it is told to stop.
@@ -55,6 +55,7 @@ impl Consumer {
             consumer: self.name.clone(),
             ..SubscribeRequest::default()
         };
+        let opened = self.ledger.life();
         let mut events = client.subscribe(request).await?.into_inner();
         loop {
             let event = tokio::select! {
@@ -65,17 +66,17 @@ impl Consumer {
                 return Err(Status::unavailable("the stream ended"));
             };
             if let Some(Event::Batch(batch)) = event.event {
-                self.consume(batch)?;
+                self.consume(batch, opened)?;
                 self.confirm(&mut client).await?;
             }
         }
     }
 
-    fn consume(&mut self, batch: DeliveryBatch) -> Result<(), Status> {
+    fn consume(&mut self, batch: DeliveryBatch, opened: Life) -> Result<(), Status> {
         for delivery in batch.deliveries {
             let message = delivery.message.ok_or_else(|| Status::data_loss("a delivery without message"))?;
             self.unconfirmed.push((message.offset, delivery.ack_id));
-            self.ledger.consumed(&message).map_err(|error| Status::data_loss(error.to_string()))?;
+            self.ledger.consumed(&message, opened).map_err(|error| Status::data_loss(error.to_string()))?;
         }
         Ok(())
     }

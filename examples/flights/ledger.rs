@@ -12,6 +12,9 @@ use tokio::sync::Notify;
 use crate::Error;
 use crate::rows::{ByCarrier, ROW, Totals};
 
+/// How often the server had been killed.
+pub(crate) type Life = u64;
+
 /// What the consumers write down together.
 pub(crate) struct Ledger {
     entries: Mutex<Entries>,
@@ -23,8 +26,9 @@ pub(crate) struct Ledger {
 struct Entries {
     /// The first delivery of every offset.
     flights: HashMap<u64, Flight>,
-    /// Offsets whose acks the server has confirmed.
-    confirmed: HashSet<u64>,
+    /// Offsets whose acks the server has confirmed, and in which of its lives at the latest.
+    confirmed: HashMap<u64, Life>,
+    life: Life,
     outcome: Outcome,
 }
 
@@ -47,7 +51,7 @@ pub(crate) struct Outcome {
     pub(crate) lost_acks: u64,
     /// Redeliveries whose content is not that of the first delivery.
     pub(crate) changed: u64,
-    /// Deliveries of an offset whose ack was confirmed before.
+    /// Deliveries of an offset whose ack was confirmed before, in the same life of the server or an earlier.
     pub(crate) violations: u64,
     /// Offsets that hold a row which another offset holds too.
     pub(crate) duplicate_rows: u64,
@@ -60,12 +64,23 @@ impl Ledger {
         Self { entries: Mutex::default(), total, complete: Notify::new() }
     }
 
-    /// Writes a delivery down.
-    pub(crate) fn consumed(&self, message: &StoredMessage) -> Result<(), Error> {
+    /// The server is about to be killed.
+    pub(crate) fn killing(&self) {
+        self.lock().life += 1;
+    }
+
+    /// The life the server is in.
+    pub(crate) fn life(&self) -> Life {
+        self.lock().life
+    }
+
+    /// Writes down a delivery on a stream that was opened in this life of the server, or a later one. What
+    /// was on its way when the server was killed may be read long after: it was not delivered then.
+    pub(crate) fn consumed(&self, message: &StoredMessage, opened: Life) -> Result<(), Error> {
         let flight = flight(message)?;
         let mut entries = self.lock();
         entries.outcome.deliveries += 1;
-        if entries.confirmed.contains(&message.offset) {
+        if entries.confirmed.get(&message.offset).is_some_and(|&confirmed| confirmed <= opened) {
             entries.outcome.violations += 1;
             eprintln!("offset {} was delivered after its ack was confirmed", message.offset);
         }
@@ -85,7 +100,9 @@ impl Ledger {
 
     /// Writes down that the server has confirmed acks.
     pub(crate) fn confirmed(&self, offsets: impl Iterator<Item = u64>) {
-        self.lock().confirmed.extend(offsets);
+        let mut entries = self.lock();
+        let life = entries.life;
+        entries.confirmed.extend(offsets.map(|offset| (offset, life)));
     }
 
     /// Writes down that acks had no effect.

@@ -96,7 +96,7 @@ async fn run(args: Args) -> Result<bool, Error> {
     let publisher = Publisher::new(address.clone(), rows::messages(&args.csv)?, progress);
     let publishing = tokio::spawn(publisher.run());
 
-    kill_on_the_way(&mut server, total, watched).await?;
+    kill_on_the_way(&mut server, &ledger, total, watched).await?;
     let published = publishing.await??;
     tokio::time::timeout(PATIENCE, ledger.complete()).await.map_err(|_| "some messages never came")?;
     let stats = settled(&address).await?;
@@ -135,6 +135,7 @@ async fn connect(address: &str) -> Result<Channel, Error> {
 
 async fn kill_on_the_way(
     server: &mut Server,
+    ledger: &Ledger,
     total: u64,
     mut acknowledged: watch::Receiver<u64>,
 ) -> Result<(), Error> {
@@ -144,6 +145,7 @@ async fn kill_on_the_way(
         let Ok(reached) = acknowledged.wait_for(|&count| count >= at).await.map(|count| *count) else {
             return Ok(());
         };
+        ledger.killing();
         server.kill_and_restart()?;
         println!("killed with SIGKILL after {reached} acknowledged rows, and started again");
     }
