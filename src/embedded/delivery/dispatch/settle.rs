@@ -21,13 +21,16 @@ impl Dispatcher {
     ) -> SettleReply {
         let mut failures = Vec::new();
         let mut settled: Vec<(u64, Ranges)> = Vec::new();
-        let mut last_lane = None;
+        let (mut last_lane, mut is_repeated) = (None, false);
         for id in ids {
             if let Err(failure) = self.settle_one(&id, settlement, now, &mut settled, &mut last_lane) {
+                is_repeated |= failure == Failure::AlreadySettled;
                 failures.push((id, failure));
             }
         }
-        settled.retain(|(_, ranges)| !ranges.0.is_empty());
+        // "Settled already" is as good as an ack to whoever hears it, and so waits for what it speaks of.
+        let waits = |lane: &u64| is_repeated && self.lanes.get(lane).is_some_and(Lane::is_ahead_of_disk);
+        settled.retain(|(lane, ranges)| !ranges.0.is_empty() || waits(lane));
         // The floor that is answered is that of the last id's topic.
         settled.sort_by_key(|(lane, _)| Some(*lane) == last_lane);
         let mut durable = None;
@@ -78,6 +81,11 @@ impl Dispatcher {
 }
 
 impl Lane {
+    /// Whether more is settled than the disk knows of.
+    fn is_ahead_of_disk(&self) -> bool {
+        self.subject.committed.settled() < self.leases.progress().settled()
+    }
+
     /// Whether a delivery still counts.
     pub(super) fn check(&self, id: AckId) -> std::result::Result<(), Failure> {
         let AckId { epoch, offset, delivery, attempt, .. } = id;
