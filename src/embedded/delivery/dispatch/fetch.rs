@@ -44,23 +44,24 @@ impl Dispatcher {
         let has_room = self.takers_with_room() > 0;
         let (is_only, is_waited_for) = (self.lanes.len() == 1, !self.takers.is_empty());
         let time = SIFT_TIME / u32::try_from(self.lanes.len()).unwrap_or(u32::MAX).max(1);
-        let mut held = self.held_ahead();
+        let mut held = self.held_ahead(is_only);
         for id in self.turns.order() {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.was_denied = false;
             lane.may_read = is_only || (has_room && held < MAX_AHEAD);
             lane.sieve.begin(if is_only { now } else { Instant::now() }, time);
             if is_waited_for {
-                held = held.saturating_sub(lane.held_ahead());
+                held = held.saturating_sub(lane.held_ahead(is_only));
                 lane.make_ready();
-                held += lane.held_ahead();
+                held += lane.held_ahead(is_only);
             }
         }
     }
 
     /// Reads ahead of those who could have more.
     pub(super) fn read_ahead(&mut self) {
-        let mut held = self.held_ahead();
+        let is_only = self.lanes.len() == 1;
+        let mut held = self.held_ahead(is_only);
         for id in self.turns.order() {
             let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.behind && lane.wants_more()) else {
                 continue;
@@ -68,23 +69,27 @@ impl Dispatcher {
             if held >= MAX_AHEAD {
                 return;
             }
-            held = held.saturating_sub(lane.held_ahead());
+            held = held.saturating_sub(lane.held_ahead(is_only));
             lane.fetch_new(lane.next_to_fetch());
-            held += lane.held_ahead();
+            held += lane.held_ahead(is_only);
         }
         let was_denied = self.lanes.values().any(|lane| lane.was_denied);
         self.may_read_more = was_denied && held < MAX_AHEAD && self.reads.available_permits() > 0;
     }
 
-    /// Bytes that are in memory or will be.
-    fn held_ahead(&self) -> usize {
-        self.lanes.values().map(Lane::held_ahead).sum()
+    /// Bytes that are in memory or will be, and count toward the limit that topics share.
+    fn held_ahead(&self, is_only: bool) -> usize {
+        self.lanes.values().map(|lane| lane.held_ahead(is_only)).sum()
     }
 }
 
 impl Lane {
-    /// Bytes that are in memory or will be.
-    fn held_ahead(&self) -> usize {
+    /// Bytes that are in memory or will be. An only topic shares the room with none: nobody asks, and the
+    /// messages need not be gone through.
+    fn held_ahead(&self, is_only: bool) -> usize {
+        if is_only {
+            return 0;
+        }
         let messages = self.ready.iter().chain(&self.sieve.unsifted).chain(self.again.values());
         let held = messages.map(|message| message.envelope.len()).sum::<usize>();
         held + self.fetch.as_ref().map_or(0, |_| self.fetch_limit.bytes)
