@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
+#[path = "common/demo.rs"]
+mod demo;
+
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
-
-/// Longer than it takes on any machine.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Rows of the slice that are sent: a debug build takes its time.
 const ROWS: usize = 1_200;
@@ -21,10 +20,7 @@ fn what_the_queries_say_equals_the_csv_although_a_handler_is_killed() {
     let lines: Vec<_> = text.lines().take(ROWS + 1).collect();
     fs::write(&csv, lines.join("\n")).unwrap();
 
-    let mut command = assert_cmd::Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--locked", "--example", "departures", "--", "--csv"]).arg(csv);
-    command.arg("--columba").arg(env!("CARGO_BIN_EXE_columba"));
-    let output = command.timeout(PATIENCE).output().unwrap();
+    let output = demo::run("departures", &csv);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(stdout.matches("killed with SIGKILL").count(), 1, "{stdout}");

@@ -2,29 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
+#[path = "common/demo.rs"]
+mod demo;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
-
-/// Longer than it takes on any machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 fn slice() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights.csv")
 }
 
-fn demonstrate(csv: &Path) -> Output {
-    // Through cargo, which builds examples only when all tests are built.
-    let mut command = assert_cmd::Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--locked", "--example", "flights", "--", "--csv"]).arg(csv);
-    command.arg("--columba").arg(env!("CARGO_BIN_EXE_columba"));
-    command.timeout(PATIENCE).output().unwrap()
-}
-
 #[test]
 fn what_is_consumed_equals_the_csv_through_two_kills() {
-    let output = demonstrate(&slice());
+    let output = demo::run("flights", &slice());
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(stdout.matches("killed with SIGKILL").count(), 2, "{stdout}");
@@ -39,7 +29,7 @@ fn a_damaged_csv_is_refused() {
     // Cut in the middle of a row.
     let cut = dir.path().join("cut.csv");
     fs::write(&cut, &text[..text.len() / 2]).unwrap();
-    let output = demonstrate(&cut);
+    let output = demo::run("flights", &cut);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("error"), "{output:?}");
 }
