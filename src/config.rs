@@ -4,6 +4,7 @@
 //! where it came from and what is allowed. The only module that reads environment variables.
 
 mod security;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::api::Origins;
 use crate::embedded;
 use crate::identity;
 use crate::model::limits::{
@@ -67,6 +69,9 @@ pub struct Config {
     pub tls: Option<tls::Settings>,
     /// `identity`: `tokens`, `jwt`, `open_health` and `open_reflection`. Default: no identity.
     pub identity: identity::Settings,
+    /// `web.origins`: whose pages in browsers may call, by gRPC-Web. Default: nobody's, and the API speaks
+    /// HTTP/2 only.
+    pub web: Option<Origins>,
 }
 
 /// How commands are kept.
@@ -124,6 +129,7 @@ impl Default for Config {
             commands: Commands { retention: DEFAULT_COMMAND_RETENTION },
             tls: None,
             identity: identity::Settings::default(),
+            web: None,
         }
     }
 }
@@ -177,6 +183,7 @@ impl Config {
             commands: Commands { retention: layers.retention(defaults.commands.retention) },
             tls: layers.tls(),
             identity: layers.identity(&defaults.identity),
+            web: layers.origins(),
         };
         layers.require_loopback(&config);
         layers.finish().map(|()| config)
@@ -358,8 +365,8 @@ fn is_own(name: &str) -> bool {
 }
 
 /// The sections of the configuration file.
-const SECTIONS: [&str; 8] =
-    ["commands", "identity", "identity.jwt", "limits", "log", "shutdown", "storage", "tls"];
+const SECTIONS: [&str; 9] =
+    ["commands", "identity", "identity.jwt", "limits", "log", "shutdown", "storage", "tls", "web"];
 
 /// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
 /// Returns what cannot be turned into either.

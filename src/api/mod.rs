@@ -28,6 +28,7 @@ mod topics;
 mod unfinished;
 mod validate;
 mod watch;
+mod web;
 mod wire;
 
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub(crate) use self::authenticate::{AuthenticateLayer, Peer};
 pub(crate) use self::health::Health;
 pub(crate) use self::layers::AnswerLayer;
 pub(crate) use self::unfinished::UnfinishedLayer;
+pub use self::web::Origins;
+pub(crate) use self::web::web_layer;
 
 /// What every service works with.
 #[derive(Clone)]

@@ -176,6 +176,7 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
         },
         tls,
         authenticator,
+        web: config.web.clone(),
         ..server::Options::default()
     };
     let listeners = Listeners { grpc, admin: Some(admin) };

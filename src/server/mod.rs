@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
+use tower::util::option_layer;
 
 use crate::api;
 use crate::cqrs::{self, Cqrs};
@@ -76,6 +77,9 @@ pub struct Options {
     pub tls: Option<Arc<Tls>>,
     /// Decides who calls. Default: none, and everybody may.
     pub authenticator: Option<Arc<Authenticator>>,
+    /// Whose pages may call from browsers, by gRPC-Web, which takes HTTP/1.1 on the API's port. Default:
+    /// nobody's, and HTTP/2 only.
+    pub web: Option<api::Origins>,
 }
 
 impl Default for Options {
@@ -90,6 +94,7 @@ impl Default for Options {
             cqrs: cqrs::Options::default(),
             tls: None,
             authenticator: None,
+            web: None,
         }
     }
 }
@@ -140,7 +145,9 @@ pub async fn serve(
     let connections = accept::connections(listeners.grpc, &options, stop.clone());
     let authenticate = api::AuthenticateLayer::new(options.authenticator.clone());
     let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
-    let mut layers = transport().layer(api::AnswerLayer).layer(authenticate).layer(unfinished);
+    let web = option_layer(options.web.as_ref().map(api::web_layer));
+    let transport = transport().accept_http1(options.web.is_some());
+    let mut layers = transport.layer(web).layer(api::AnswerLayer).layer(authenticate).layer(unfinished);
     let grpc = layers.add_routes(services);
     let grpc = grpc.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut grpc = AbortOnDropHandle::new(tokio::spawn(grpc));

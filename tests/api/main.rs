@@ -25,3 +25,4 @@ mod subscribe;
 mod subscriptions;
 mod topics;
 mod watching;
+mod web;
