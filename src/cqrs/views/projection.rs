@@ -38,6 +38,9 @@ pub(super) async fn run(bucket: Arc<Bucket>, stop: CancellationToken) {
         };
         // Opening reads the whole file: not for trouble of the log.
         is_open = !matches!(failure, Err(Error::Store(_)));
+        if let Err(Error::Store(error)) = &failure {
+            bucket.set_trouble(Some(error.clone()));
+        }
         match failure {
             Err(Error::BucketNotFound(_) | Error::BucketDeleted(_)) => break Stage::Deleted,
             Err(Error::Engine(engine::Error::Closed | engine::Error::Failed(_))) => break Stage::Closed,
@@ -99,6 +102,10 @@ async fn follow(bucket: &Bucket, is_open: bool) -> Result<std::convert::Infallib
         let before = place;
         let write = move |transaction: &WriteTransaction| step.write(transaction, before, now, &changes);
         let (after, next_expiry) = bucket.store.write(write).await?;
+        // Writing nothing succeeds on a full disk, too.
+        if after.position > place.position || after.position >= goal {
+            bucket.set_trouble(None);
+        }
         place = after;
         bucket.progress.send_modify(|progress| {
             // What could be read before can still be, although it may have to catch up.
