@@ -21,7 +21,7 @@ use crate::engine::{self, ReadLimit};
 use crate::model::{Offset, Start, StoredMessage, Timestamp};
 
 /// How much is read and written at once.
-const BATCH: ReadLimit = ReadLimit { messages: 1_000, bytes: 4 << 20 };
+const BATCH: ReadLimit = ReadLimit { messages: 10_000, bytes: 4 << 20 };
 /// Entries whose time is over that are removed at once.
 const EXPIRE_AT_ONCE: usize = 1_000;
 /// How long to wait after a failure.
@@ -227,7 +227,7 @@ impl Step {
             ..place
         };
         let next_expiry = tables.next_expiry()?;
-        drop(tables);
+        tables.finish()?;
         set_place(transaction, place)?;
         // Before the commit, so that whoever sees the change finds it here. If it fails, a new life begins.
         changes.add(&done);
