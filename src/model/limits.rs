@@ -255,6 +255,9 @@ pub const MAX_VERSIONS: usize = 64;
 pub const MAX_ENTRY_WATCHES: usize = 1_000;
 /// Highest `limit` of a `WatchEntries`.
 pub const MAX_WATCHED_ENTRIES: usize = 1_000;
+/// Bytes of keys and values after which a response of `WatchEntries` ends; the step goes on in the next. A stream
+/// that its client does not read holds one such response.
+pub const WATCH_PART_BYTES: usize = 256 << 10;
 /// Changes of a bucket remembered for those who watch it.
 pub const CHANGES_KEPT: usize = 4_096;
 /// Most types that one handler handles.
