@@ -13,6 +13,7 @@ mod convert;
 mod dead_letters;
 mod envelope;
 mod explain;
+mod handled;
 mod health;
 mod key_values;
 mod layers;

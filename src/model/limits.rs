@@ -209,8 +209,6 @@ pub const MIN_COMMAND_RETENTION: Duration = Duration::from_secs(60);
 pub const MAX_COMMAND_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most types of commands in a server.
 pub const MAX_COMMAND_TYPES: usize = 1_000;
-/// Most types that one handler handles.
-pub const MAX_HANDLED_TYPES: usize = 100;
 /// Most commands of one type that have not ended.
 pub const MAX_UNFINISHED_PER_TYPE: usize = 500_000;
 /// Most commands of a server that have not ended. About 400 bytes of memory for each.
