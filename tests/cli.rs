@@ -890,3 +890,142 @@ fn a_handler_finishes_what_runs_at_a_signal_and_its_program_is_told_of_cancellin
     assert!(server.ok(&["command", "cancel", "pending"]).contains("CANCELLED"));
     server.run(&["command", "cancel", "finishes"], "").fails(1);
 }
+
+/// The keys that a command lists.
+#[track_caller]
+fn keys(server: &Server, arguments: &[&str]) -> Vec<String> {
+    let entries = server.json(arguments);
+    entries.iter().map(|entry| entry["key"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn entries_are_put_read_ranked_and_removed() {
+    let server = Server::start();
+    let missing = server.run(&["kv", "put", "scores", "a", "1"], "").fails(3);
+    assert!(missing.contains("columba kv bucket create scores"), "{missing}");
+    server.ok(&["kv", "bucket", "create", "scores"]);
+    let put = server.ok(&["kv", "put", "scores", "eu.ann", "Ann", "--score", "17.5"]);
+    assert_eq!(put, "eu.ann is set in scores, revision 1\n");
+    server.run(&["kv", "put", "scores", "eu.bob", "-", "--score", "-3"], "from\nstdin").ok();
+    server.ok(&["kv", "put", "scores", "us.cy", "Cy", "--score", "30"]);
+    server.ok(&["kv", "put", "scores", "eu.dee", "Dee"]);
+    assert_eq!(server.ok(&["kv", "get", "scores", "eu.ann", "--min-revision", "4"]), "Ann\n");
+    let bob = &server.json(&["kv", "get", "scores", "eu.bob"])[0];
+    assert_eq!(
+        (&bob["value"], &bob["score"], &bob["revision"]),
+        (&"from\nstdin".into(), &(-3.0).into(), &2.into())
+    );
+    assert_eq!(keys(&server, &["kv", "ls", "scores"]), ["eu.ann", "eu.bob", "eu.dee", "us.cy"]);
+    let ranked = ["kv", "ls", "scores", "--prefix", "eu.", "--order-by", "score desc"];
+    assert_eq!(keys(&server, &ranked), ["eu.ann", "eu.bob"]);
+    assert_eq!(keys(&server, &["kv", "top", "scores", "-n", "1"]), ["us.cy"]);
+    assert_eq!(
+        keys(&server, &["kv", "top", "scores", "--prefix", "eu.", "--min", "-3", "--max", "0"]),
+        ["eu.bob"]
+    );
+
+    let taken = server.run(&["kv", "put", "scores", "eu.ann", "x", "--if-revision", "0"], "").fails(1);
+    assert!(taken.contains("is 1, not 0"), "{taken}");
+    let moved = server.run(&["kv", "rm", "scores", "eu.ann", "--if-revision", "2"], "").fails(1);
+    assert!(moved.contains("is 1, not 2"), "{moved}");
+    assert_eq!(server.ok(&["kv", "rm", "scores", "us.cy"]), "us.cy is removed in scores, revision 5\n");
+    let gone = server.run(&["kv", "get", "scores", "us.cy", "--min-revision", "5"], "").fails(3);
+    assert!(gone.contains("has no entry \"us.cy\""), "{gone}");
+    server.ok(&["kv", "rm", "scores", "us.cy"]);
+
+    for (bad, status, says) in [
+        (&["put", "scores", "a", "1", "--score", "much"][..], 2, "invalid value 'much'"),
+        (&["put", "scores", "a", "1", "--score", "nan"], 1, "score: is NaN"),
+        (&["put", "scores", "", "1"], 1, "key: is empty"),
+        (&["ls", "scores", "--order-by", "value"], 1, "use `key`, `key desc`"),
+        (&["ls", "scores", "--min", "2", "--max", "1"], 1, "above max_score"),
+        (&["top", "scores", "-n", "0"], 2, "0 is not in 1.."),
+        (&["top", "nothing"], 3, "bucket nothing does not exist"),
+        (&["watch", "nothing"], 3, "bucket nothing does not exist"),
+        (&["watch", "scores", "--limit", "1001"], 2, "1001 is not in 1..=1000"),
+        (&["get", "scores", "a", "--min-revision", "99", "--timeout", "500ms"], 1, "is at revision 6"),
+    ] {
+        let error = server.run(&[&["kv"], bad].concat(), "").fails(status);
+        assert!(error.contains(says), "{bad:?}: {error}");
+    }
+}
+
+#[test]
+fn a_watched_top_of_entries_is_printed_as_it_changes() {
+    let server = Server::start();
+    server.ok(&["kv", "bucket", "create", "scores"]);
+    server.ok(&["kv", "put", "scores", "ann", "Ann", "--score", "1"]);
+    server.ok(&["kv", "get", "scores", "ann", "--min-revision", "1"]);
+    let watch = ["kv", "watch", "scores", "--order-by", "score desc", "--limit", "1", "--steps", "2"];
+    let mut watch = Running::start(server.command(&watch));
+    assert_eq!([watch.line(), watch.line(), watch.line()], ["reset", "put\tann\t1\t1\tAnn", "at\t1"]);
+    server.ok(&["kv", "put", "scores", "bob", "a\tb", "--score", "2"]);
+    assert_eq!([watch.line(), watch.line(), watch.line()], ["rm\tann", "put\tbob\t2\t2\ta\\tb", "at\t2"]);
+    assert_eq!(watch.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn queries_are_asked_and_answered_by_a_program() {
+    let server = Server::start();
+    let nobody = server.run(&["query", "ask", "t"], "").fails(4);
+    assert!(nobody.contains("columba query handle t"), "{nobody}");
+    let script = r#"[ "$COLUMBA_QUERY_KEY" = bad ] && { echo no such thing >&2; exit 3; }
+        [ "$COLUMBA_QUERY_KEY" = busy ] && exit 75
+        echo 7; printf '%s/%s/' "$COLUMBA_QUERY_TYPE" "$COLUMBA_QUERY_KEY"; cat"#;
+    let handle =
+        ["query", "handle", "t", "--handler", "shop", "--revision-line", "--exec", "sh", "--", "-c", script];
+    let handler = Running::start(server.command(&handle));
+    eventually(|| server.json(&["handlers"]).len() == 1);
+    assert_eq!(server.run(&["query", "ask", "t", "--key", "k", "--data", "-"], "in").ok(), "t/k/in\n");
+    let cached = ["query", "ask", "t", "--cache-ttl", "1m"];
+    for from_cache in [false, true] {
+        let answer = &server.json(&cached)[0];
+        assert_eq!(
+            (&answer["data"], &answer["revision"], &answer["handler"]),
+            (&"t//".into(), &7.into(), &"shop".into())
+        );
+        assert_eq!(answer["from_cache"], from_cache);
+    }
+    assert_eq!(server.ok(&["query", "invalidate", "t"]), "invalidated; watchers: 0\n");
+    assert_eq!(server.json(&cached)[0]["from_cache"], false);
+    assert_eq!(server.ok(&["query", "ask", "t", "--gather", "3"]), "shop\tok\tt//\n");
+
+    for (bad, status, says) in [
+        (&["ask", "t", "--key", "bad"][..], 1, "the handler shop failed: EXIT_3: no such thing"),
+        (&["ask", "t", "--key", "busy"], 1, "EXIT_75"),
+        (&["ask", "t", "--min-revision", "8", "--timeout", "1s"], 1, "has revision 7, and the query needs 8"),
+        (&["ask", "no type"], 1, "type: "),
+        (&["ask", "t", "--cache-ttl", "2h"], 1, "cache.ttl: "),
+        (&["ask", "t", "--gather", "0"], 2, "0 is not in 1..=100"),
+        (&["ask", "t", "--gather", "1", "--no-cache"], 2, "cannot be used with"),
+        (&["update", "t", "--data", "-", "--result", "-"], 2, "cannot both be standard input"),
+        (&["watch", "other"], 4, "columba query handle other"),
+        (&["handle", "t"], 2, "--exec <PROGRAM>"),
+        (&["handle", "no type", "--exec", "true"], 1, "types[0]: "),
+    ] {
+        let error = server.run(&[&["query"], bad].concat(), "").fails(status);
+        assert!(error.contains(says), "{bad:?}: {error}");
+    }
+    kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
+    // What its programs say of failures is on its standard error, too.
+    assert_eq!(handler.end(), (Some(0), "handling t; Ctrl-C ends\nno such thing\n".into()));
+    server.run(&["query", "ask", "t"], "").fails(4);
+}
+
+#[test]
+fn a_watched_query_is_printed_as_its_answer_changes() {
+    let server = Server::start();
+    let handle = ["query", "handle", "t", "--revision-line", "--exec", "sh", "--", "-c", "printf '7\nfirst'"];
+    let handler = Running::start(server.command(&handle));
+    eventually(|| server.json(&["handlers"]).len() == 1);
+    let mut watch = Running::start(server.command(&["query", "watch", "t", "--count", "2"]));
+    assert_eq!(watch.line(), "7\tfirst");
+    let update =
+        |revision| server.ok(&["query", "update", "t", "--result", "second", "--revision", revision]);
+    assert_eq!(update("6"), "ignored: a newer answer is known\n");
+    assert_eq!(update("8"), "updated; watchers: 1\n");
+    assert_eq!(watch.line(), "8\tsecond");
+    assert_eq!(watch.end(), (Some(0), String::new()));
+    kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
+    assert_eq!(handler.end().0, Some(0));
+}

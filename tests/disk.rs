@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use columba::proto::v1::key_value_service_client::KeyValueServiceClient;
 use columba::proto::v1::publisher_service_client::PublisherServiceClient;
 use columba::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use columba::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use columba::proto::v1::topic_service_client::TopicServiceClient;
 use columba::proto::v1::{
-    AckRequest, CreateSubscriptionRequest, CreateTopicRequest, Message, PublishRequest, PullRequest,
-    PurgeTopicRequest, ReadMessagesRequest, StartPosition, Subscription, Topic, start_position,
+    AckRequest, Bucket, CreateBucketRequest, CreateSubscriptionRequest, CreateTopicRequest, GetRequest,
+    ListEntriesRequest, Message, PublishRequest, PullRequest, PurgeTopicRequest, PutRequest,
+    ReadMessagesRequest, StartPosition, Subscription, Topic, start_position,
 };
 use process::ServerProcess;
 use tonic::transport::{Channel, Endpoint};
@@ -126,6 +128,28 @@ impl Client {
         committed
     }
 
+    async fn put(&self, key: &str) -> Result<u64, Status> {
+        let (bucket, key) = ("blobs".into(), key.into());
+        let request =
+            PutRequest { bucket, key, value: vec![b'x'; MESSAGE_BYTES].into(), ..Default::default() };
+        Ok(KeyValueServiceClient::new(self.0.clone()).put(request).await?.into_inner().revision)
+    }
+
+    /// How many entries a bucket has, as of a revision.
+    async fn entries(&self, min_revision: u64) -> Result<usize, Status> {
+        let mut request = ListEntriesRequest { bucket: "blobs".into(), min_revision, ..Default::default() };
+        let mut count = 0;
+        loop {
+            let page = KeyValueServiceClient::new(self.0.clone()).list_entries(request.clone()).await?;
+            let page = page.into_inner();
+            count += page.entries.len();
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                return Ok(count);
+            }
+        }
+    }
+
     async fn set_up(&self) {
         let topic = Topic { name: "bulk".into(), ..Topic::default() };
         let request = CreateTopicRequest { topic: Some(topic), ..CreateTopicRequest::default() };
@@ -193,4 +217,78 @@ async fn a_full_disk_refuses_publishing_and_nothing_else_and_is_freed_by_a_purge
     let last = tokio::time::timeout(PATIENCE, resumed).await.expect("publishing resumes");
     assert_eq!(client.consume(1).await, published + 1);
     assert!(last > published);
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_up_a_view_and_loses_nothing() {
+    const ENTRIES: usize = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(directory.path()) else {
+        println!("skipped: this kernel lets nobody mount a file system of their own");
+        return;
+    };
+    let mut through = disk.inside().to_vec();
+    through.extend(["env", "COLUMBA_STORAGE_DISK_RESERVE=4MiB"].map(str::to_owned));
+    let through: Vec<_> = through.iter().map(String::as_str).collect();
+    let mut server = ServerProcess::start_through(&through, &directory.path().join("data"));
+    let client = Client::new(&server);
+    let bucket = Some(Bucket { name: "blobs".into(), ..Bucket::default() });
+    let request = CreateBucketRequest { bucket };
+    KeyValueServiceClient::new(client.0.clone()).create_bucket(request).await.unwrap();
+    let mut last = 0;
+    for number in 0..ENTRIES {
+        last = client.put(&number.to_string()).await.unwrap();
+    }
+    assert_eq!(client.entries(last).await.unwrap(), ENTRIES);
+
+    // The view is lost, and there is no room to make it anew.
+    server.kill();
+    fs::remove_file(disk.path("data/views/kv-blobs.redb")).unwrap();
+    disk.fill();
+    server.restart();
+    let client = Client::new(&server);
+    for min_revision in [0, last] {
+        let unreadable = async {
+            loop {
+                let refused = client.entries(min_revision).await.unwrap_err();
+                assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+                match &*refused.get_details_error_info().unwrap().reason {
+                    "VIEW_UNREADABLE" => return refused,
+                    reason => assert_eq!(reason, "VIEW_NOT_READY", "{refused}"),
+                }
+            }
+        };
+        let refused = tokio::time::timeout(PATIENCE, unreadable).await.expect("it says why");
+        let message = refused.message();
+        assert!(
+            message.contains("views/kv-blobs.redb") && message.contains("check the server's disk"),
+            "{message}"
+        );
+    }
+    let refused = client.put("more").await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "DISK_FULL", "{refused}");
+
+    // With room, the view goes on, and so do writes.
+    disk.empty();
+    let back = async {
+        loop {
+            match client.entries(last).await {
+                Ok(entries) => return entries,
+                Err(error) => assert_eq!(error.code(), Code::Unavailable, "{error}"),
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, back).await.expect("the view goes on"), ENTRIES);
+    let more = async {
+        loop {
+            match client.put("more").await {
+                Ok(revision) => return revision,
+                Err(error) => assert_eq!(error.code(), Code::ResourceExhausted, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let min_revision = tokio::time::timeout(PATIENCE, more).await.expect("writing resumes");
+    let request = GetRequest { bucket: "blobs".into(), key: "more".into(), min_revision };
+    KeyValueServiceClient::new(client.0.clone()).get(request).await.unwrap();
 }

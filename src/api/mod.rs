@@ -5,6 +5,7 @@
 
 mod admin;
 mod authenticate;
+mod body;
 mod commands;
 mod commit;
 mod consume;
@@ -12,6 +13,7 @@ mod convert;
 mod dead_letters;
 mod envelope;
 mod explain;
+mod handled;
 mod health;
 mod key_values;
 mod layers;
@@ -101,6 +103,7 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
     let v1 = reflection().build_v1().expect("the descriptors come from the build");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors come from the build");
 
+    let streaming = body::layer();
     let mut routes = Routes::builder();
     routes
         .add_service(tuned!(TopicServiceServer, topics::Topics(context.clone())))
@@ -109,8 +112,10 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
         .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
         .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
         .add_service(tuned!(CommandServiceServer, commands::Commands(context.clone())))
-        .add_service(tuned!(KeyValueServiceServer, key_values::KeyValues(context.clone())))
-        .add_service(tuned!(QueryServiceServer, queries::Queries(context.clone())))
+        .add_service(
+            streaming.named_layer(tuned!(KeyValueServiceServer, key_values::KeyValues(context.clone()))),
+        )
+        .add_service(streaming.named_layer(tuned!(QueryServiceServer, queries::Queries(context.clone()))))
         .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))

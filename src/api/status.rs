@@ -395,7 +395,8 @@ impl From<queries::Error> for Refusal {
             | E::TooManyBytes
             | E::TooManyHandlers(_)
             | E::TooManyWatchers
-            | E::TooManyWatchedBytes => (Detail::Quota { subject: "server".into() }, Vec::new()),
+            | E::TooManyWatchedBytes
+            | E::ReadTooSlowly => (Detail::Quota { subject: "server".into() }, Vec::new()),
             E::RevisionNotReached { wanted, seen, .. } => {
                 let metadata = vec![("min_revision", wanted.to_string()), ("revision", seen.to_string())];
                 (Detail::None, metadata)

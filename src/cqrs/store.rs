@@ -102,6 +102,8 @@ struct Inner {
     database: RwLock<Option<Arc<Database>>>,
     sync: Mutex<Sync>,
     reads: Arc<Semaphore>,
+    /// Held while the file is opened or removed; whether it was removed for good.
+    is_removed: Mutex<bool>,
 }
 
 /// When to wait for the disk.
@@ -119,7 +121,8 @@ impl Store {
         let path = directory.map(|directory| directory.join(file));
         let sync = Mutex::new(Sync { writes: 0, last: Instant::now() });
         let (database, reads) = (RwLock::default(), Arc::new(Semaphore::new(READS_AT_ONCE)));
-        Self(Arc::new(Inner { path, cache_bytes, database, sync, reads }))
+        let is_removed = Mutex::new(false);
+        Self(Arc::new(Inner { path, cache_bytes, database, sync, reads, is_removed }))
     }
 
     /// Opens the [store](Self::closed). What is damaged, or of another version, is logged and removed; the
@@ -168,7 +171,7 @@ impl Store {
     /// Removes everything in it, whatever its state.
     pub(crate) async fn reset(&self) -> Result<()> {
         let empty = |inner: &Inner| {
-            inner.remove()?;
+            inner.remove_file()?;
             inner.open()
         };
         self.blocking(empty).await
@@ -179,7 +182,8 @@ impl Store {
         self.0.set(None);
     }
 
-    /// Removes the file. Reads and writes fail from now on.
+    /// Removes the file for good. Reads and writes fail from now on, and so does opening it, even if that has
+    /// begun before.
     pub(crate) async fn remove(&self) -> Result<()> {
         self.blocking(Inner::remove).await
     }
@@ -202,9 +206,10 @@ impl Store {
         directory: &Path,
         keep: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<()> {
-        let directory = directory.to_owned();
+        let (shown, directory) = (directory, directory.to_owned());
         let removed = spawn_blocking(move || remove_others(&directory, keep)).await;
-        removed.map_err(io::Error::other).flatten().map_err(|error| Error::Disk(error.to_string()))
+        let failed = |error| Error::Disk(format!("{}: {error}", shown.display()));
+        removed.map_err(io::Error::other).flatten().map_err(failed)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -213,7 +218,7 @@ impl Store {
     ) -> Result<T> {
         let inner = Arc::clone(&self.0);
         match spawn_blocking(move || work(&inner)).await {
-            Ok(done) => done,
+            Ok(done) => done.map_err(|error| self.0.with_path(error)),
             // The database trusts pages that it has written, and panics over others.
             Err(error) => Err(Error::Damaged(error.to_string())),
         }
@@ -273,7 +278,20 @@ impl Inner {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = database.map(Arc::new);
     }
 
+    /// Says where, if it is trouble of the disk.
+    fn with_path(&self, error: Error) -> Error {
+        match (error, &self.path) {
+            (Error::Disk(problem), Some(path)) => Error::Disk(format!("{}: {problem}", path.display())),
+            (error, _) => error,
+        }
+    }
+
     fn open(&self) -> Result<()> {
+        // Whoever began this may be gone, and the file removed meanwhile.
+        let is_removed = self.is_removed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_removed {
+            return Err(Error::Disk("the file was removed".into()));
+        }
         let path = self.path.as_ref();
         if path.is_none() && self.database().is_ok() {
             return Ok(());
@@ -283,7 +301,7 @@ impl Inner {
         let opened = match self.open_once() {
             Err(Error::Damaged(problem)) => {
                 tracing::error!(?path, problem, "derived data cannot be used; it is made anew from the log");
-                self.remove()?;
+                self.remove_file()?;
                 self.open_once()
             }
             opened => opened,
@@ -308,6 +326,11 @@ impl Inner {
     }
 
     fn remove(&self) -> Result<()> {
+        *self.is_removed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.remove_file()
+    }
+
+    fn remove_file(&self) -> Result<()> {
         self.set(None);
         let Some(path) = &self.path else { return Ok(()) };
         match std::fs::remove_file(path) {
@@ -471,5 +494,28 @@ mod tests {
         store.remove().await.unwrap();
         assert!(!dir.path().join("a").exists());
         assert!(matches!(store.sync().await, Err(Error::Disk(_))));
+        // As by somebody who began before, and whose turn comes after.
+        assert!(matches!(store.reopen().await, Err(Error::Disk(_))));
+        assert!(matches!(store.reset().await, Err(Error::Disk(_))));
+        assert!(!dir.path().join("a").exists());
+    }
+
+    #[tokio::test]
+    async fn trouble_of_the_disk_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("kv-a.redb")).unwrap();
+        std::fs::write(dir.path().join("views"), "a plain file").unwrap();
+        for (directory, path) in [(dir.path(), "kv-a.redb"), (&dir.path().join("views"), "views/kv-a.redb")] {
+            let Err(Error::Disk(problem)) = Store::open(Some(directory), "kv-a.redb", CACHE).await else {
+                panic!("{path} is no file")
+            };
+            let path = dir.path().join(path);
+            assert!(problem.starts_with(&format!("{}: ", path.display())), "{problem}");
+        }
+        let Err(Error::Disk(problem)) = Store::remove_others(&dir.path().join("views"), |_| true).await
+        else {
+            panic!("it is no directory")
+        };
+        assert!(problem.contains(&*dir.path().join("views").to_string_lossy()), "{problem}");
     }
 }

@@ -209,8 +209,6 @@ pub const MIN_COMMAND_RETENTION: Duration = Duration::from_secs(60);
 pub const MAX_COMMAND_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most types of commands in a server.
 pub const MAX_COMMAND_TYPES: usize = 1_000;
-/// Most types that one handler handles.
-pub const MAX_HANDLED_TYPES: usize = 100;
 /// Most commands of one type that have not ended.
 pub const MAX_UNFINISHED_PER_TYPE: usize = 500_000;
 /// Most commands of a server that have not ended. About 400 bytes of memory for each.
@@ -255,6 +253,9 @@ pub const MAX_VERSIONS: usize = 64;
 pub const MAX_ENTRY_WATCHES: usize = 1_000;
 /// Highest `limit` of a `WatchEntries`.
 pub const MAX_WATCHED_ENTRIES: usize = 1_000;
+/// Bytes of keys and values after which a response of `WatchEntries` ends; the step goes on in the next. A stream
+/// that its client does not read holds one such response.
+pub const WATCH_PART_BYTES: usize = 256 << 10;
 /// Changes of a bucket remembered for those who watch it.
 pub const CHANGES_KEPT: usize = 4_096;
 /// Most types that one handler handles.

@@ -20,6 +20,7 @@ mod queries;
 mod query_cache;
 mod query_watch;
 mod raw;
+mod read_your_writes;
 mod server;
 mod subscribe;
 mod subscriptions;

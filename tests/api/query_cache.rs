@@ -2,7 +2,8 @@
 
 use columba::proto::v1::{
     CachePolicy, Gather, GatheredAnswer, InvalidateQueriesRequest, InvalidateQueriesResponse,
-    PublishQueryUpdateRequest, PublishQueryUpdateResponse, QueryRequest, QueryResponse, gathered_answer,
+    PublishQueryUpdateRequest, PublishQueryUpdateResponse, QueryRequest, QueryResponse, WatchQueryRequest,
+    gathered_answer,
 };
 use tonic::Code;
 
@@ -190,6 +191,24 @@ async fn an_update_is_as_good_as_an_answer() {
     assert_eq!(text(&kept(&server, cached("2")).await), "new");
     let nothing = PublishQueryUpdateRequest { r#type: "a".into(), ..Default::default() };
     assert_refused(server.queries().publish_query_update(nothing).await, Code::InvalidArgument, "REQUIRED");
+}
+
+#[tokio::test]
+async fn what_is_old_to_those_who_watch_is_not_kept_for_others() {
+    let server = TestServer::start().await;
+    let mut handler = Handler::start(&server, "", &["orders.get"], 0).await;
+    let QueryRequest { r#type, key, payload, .. } = query("1");
+    let request = WatchQueryRequest { r#type, key, payload, ..Default::default() };
+    let mut watch = within(server.queries().watch_query(request)).await.unwrap().into_inner();
+    let delivery = handler.next().await;
+    handler.answer(&delivery, "newest", 7).await;
+    within(watch.message()).await.unwrap();
+    let ignored = update(&server, "1", "old", 6).await;
+    assert_eq!((ignored.applied, ignored.watchers), (false, 1));
+    // Nor is what a handler answers that lags.
+    assert_eq!(text(&asked(&server, &mut handler, cached("1"), ("lags", 6)).await), "lags");
+    assert_eq!(text(&asked(&server, &mut handler, cached("1"), ("newest", 7)).await), "newest");
+    assert_eq!(text(&kept(&server, cached("1")).await), "newest");
 }
 
 #[tokio::test]

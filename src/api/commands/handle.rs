@@ -4,24 +4,24 @@ use futures::{Stream, stream};
 use tokio::time::sleep;
 use tonic::Status;
 
-use super::{read, show};
+use super::show;
 use crate::api::status::Refusal;
 use crate::api::subscribe::{goaway, heartbeat};
 use crate::api::validate::check;
 use crate::api::wire::v1::handle_commands_response::Event as Wire;
 use crate::api::wire::v1::{HandleCommandsRequest, HandleCommandsResponse, HandlerStarted};
-use crate::api::{Context, convert};
+use crate::api::{Context, convert, handled};
 use crate::cqrs::commands::{Error, Event, Handling};
 use crate::engine;
 use crate::model::Timestamp;
 use crate::model::limits::{
-    COMMAND_LEASE, DEFAULT_HANDLER_OUTSTANDING, MAX_HANDLED_TYPES, MAX_HANDLER_OUTSTANDING, MAX_NAME_BYTES,
+    COMMAND_LEASE, DEFAULT_HANDLER_OUTSTANDING, MAX_HANDLER_OUTSTANDING, MAX_NAME_BYTES,
 };
 
 /// Opens a handler's stream as the request asks.
 pub(super) async fn open(context: &Context, request: HandleCommandsRequest) -> Result<Handling, Refusal> {
     let (types, max_outstanding) = check(|violations| {
-        let types = read::types(violations, &request.types, MAX_HANDLED_TYPES);
+        let types = handled::types(violations, &request.types);
         let name = violations.text("handler", &request.handler, MAX_NAME_BYTES);
         let (default, highest) = (DEFAULT_HANDLER_OUTSTANDING, MAX_HANDLER_OUTSTANDING);
         let outstanding = violations.count("max_outstanding", request.max_outstanding, default, highest);

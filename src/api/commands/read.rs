@@ -1,19 +1,17 @@
 //! Checks of what senders and handlers of commands say.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
-use crate::api::envelope;
 use crate::api::validate::Violations;
 use crate::api::wire::v1;
 use crate::api::wire::v1::complete_command_request::Outcome;
+use crate::api::{envelope, handled};
 use crate::cqrs::commands::{Command, Completion, Ending, Failure, Listing, State};
 use crate::model::limits::{
-    DEFAULT_COMMAND_TIMEOUT, MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES,
-    MAX_COMMAND_ID_BYTES, MAX_COMMAND_PAYLOAD_BYTES, MAX_COMMAND_RESULT_BYTES, MAX_COMMAND_TIMEOUT,
-    MAX_COMPLETION_EVENT_BYTES, MAX_COMPLETION_TOPICS, MAX_FAILURE_CODE_BYTES, MAX_FAILURE_MESSAGE_BYTES,
-    MAX_KEY_BYTES, MAX_MESSAGE_LABEL_BYTES, MAX_PUBLISH_MESSAGES, MIN_COMMAND_TIMEOUT,
+    DEFAULT_COMMAND_TIMEOUT, MAX_COMMAND_ID_BYTES, MAX_COMMAND_PAYLOAD_BYTES, MAX_COMMAND_RESULT_BYTES,
+    MAX_COMMAND_TIMEOUT, MAX_COMPLETION_EVENT_BYTES, MAX_COMPLETION_TOPICS, MAX_FAILURE_CODE_BYTES,
+    MAX_FAILURE_MESSAGE_BYTES, MAX_KEY_BYTES, MAX_MESSAGE_LABEL_BYTES, MAX_PUBLISH_MESSAGES,
+    MIN_COMMAND_TIMEOUT,
 };
 use crate::model::{Envelope, Name};
 
@@ -29,7 +27,7 @@ pub(super) fn command(violations: &mut Violations, command: v1::Command) -> Opti
     violations.text("id", &command.id, MAX_COMMAND_ID_BYTES);
     let kind = violations.name("type", &command.r#type);
     violations.text("key", &command.key, MAX_KEY_BYTES);
-    size(violations, "payload", command.payload.len(), MAX_COMMAND_PAYLOAD_BYTES);
+    handled::size(violations, "payload", command.payload.len(), MAX_COMMAND_PAYLOAD_BYTES);
     violations.text("content_type", &command.content_type, MAX_MESSAGE_LABEL_BYTES);
     violations.text("correlation_id", &command.correlation_id, MAX_MESSAGE_LABEL_BYTES);
     violations.text("causation_id", &command.causation_id, MAX_MESSAGE_LABEL_BYTES);
@@ -37,9 +35,8 @@ pub(super) fn command(violations: &mut Violations, command: v1::Command) -> Opti
         None => Some(DEFAULT_COMMAND_TIMEOUT),
         Some(span) => violations.duration("timeout", span, MIN_COMMAND_TIMEOUT..=MAX_COMMAND_TIMEOUT),
     };
-    let attributes: BTreeMap<_, _> = command.attributes.into_iter().collect();
-    check_attributes(violations, &attributes);
-    let (kind, timeout) = (kind?, timeout?);
+    let attributes = handled::attributes(violations, command.attributes);
+    let (kind, timeout, attributes) = (kind?, timeout?, attributes?);
     (violations.count == before).then_some(Command {
         id: command.id,
         kind,
@@ -53,47 +50,6 @@ pub(super) fn command(violations: &mut Violations, command: v1::Command) -> Opti
     })
 }
 
-fn check_attributes(violations: &mut Violations, attributes: &BTreeMap<String, String>) {
-    if attributes.len() > MAX_ATTRIBUTES {
-        let description = format!("has {} entries; at most {MAX_ATTRIBUTES} are allowed", attributes.len());
-        violations.add("attributes", "TOO_MANY_ATTRIBUTES", description);
-    }
-    for (name, value) in attributes {
-        if name.is_empty() {
-            let description = "has an entry without a name; give it one of 1 to 255 bytes";
-            violations.add("attributes", "INVALID_ATTRIBUTE", description);
-        }
-        violations.text("attributes", name, MAX_ATTRIBUTE_NAME_BYTES);
-        violations.text("attributes", value, MAX_ATTRIBUTE_VALUE_BYTES);
-    }
-}
-
-fn size(violations: &mut Violations, field: &str, size: usize, limit: usize) {
-    if size > limit {
-        let description = format!(
-            "is {size} bytes long; at most {limit} are allowed: keep what is large elsewhere, and send where"
-        );
-        violations.add(field, "TOO_LARGE", description);
-    }
-}
-
-/// The types that a handler handles.
-pub(super) fn types(violations: &mut Violations, types: &[String], limit: usize) -> Option<Vec<Name>> {
-    if types.is_empty() {
-        return violations.refuse("types", "REQUIRED", "is empty; name the types of commands to handle");
-    }
-    if types.len() > limit {
-        let description = format!("has {} entries; at most {limit} are allowed", types.len());
-        return violations.refuse("types", "TOO_MANY_TYPES", description);
-    }
-    let names = types.iter().enumerate();
-    let names: Vec<_> = names.map(|(at, text)| violations.name(&format!("types[{at}]"), text)).collect();
-    let mut names = names.into_iter().collect::<Option<Vec<_>>>()?;
-    names.sort();
-    names.dedup();
-    Some(names)
-}
-
 /// What a handler says of a command.
 pub(super) fn completion(
     violations: &mut Violations,
@@ -105,7 +61,7 @@ pub(super) fn completion(
     }
     let completion = match outcome {
         Some(Outcome::Result(result)) => {
-            size(violations, "result", result.len(), MAX_COMMAND_RESULT_BYTES);
+            handled::size(violations, "result", result.len(), MAX_COMMAND_RESULT_BYTES);
             Some(Completion::Result(result))
         }
         Some(Outcome::Failure(failure)) => {

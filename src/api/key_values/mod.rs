@@ -8,14 +8,14 @@ mod watch;
 
 use std::time::Duration;
 
-use futures::stream::BoxStream;
+use futures::stream::Empty;
 use tonic::{Request, Response, Status, async_trait};
 
 use self::input::{BatchInput, ListInput, PutInput, WatchInput};
 use super::status::Refusal;
 use super::validate::check;
 use super::wire::v1::{self, key_value_service_server::KeyValueService};
-use super::{Context, layers};
+use super::{Context, body, layers};
 use crate::cqrs::views::{List, What, Write};
 use crate::model::Name;
 use crate::model::limits::{DEFAULT_READ_BYTES, MAX_REVISION_WAIT};
@@ -144,7 +144,7 @@ impl KeyValueService for KeyValues {
         }))
     }
 
-    type WatchEntriesStream = BoxStream<'static, Result<v1::WatchEntriesResponse, Status>>;
+    type WatchEntriesStream = Empty<Result<v1::WatchEntriesResponse, Status>>;
 
     async fn watch_entries(
         &self,
@@ -156,7 +156,7 @@ impl KeyValueService for KeyValues {
             return Err(Refusal::shutting_down().into());
         }
         let watch = self.0.cqrs.views.watch(&bucket, selection, limit, seen)?;
-        Ok(Response::new(Box::pin(watch::events(self.0.clone(), watch, fingerprint))))
+        Ok(body::streamed(watch::events(self.0.clone(), watch, fingerprint)))
     }
 
     async fn history(

@@ -5,6 +5,7 @@ use tokio::time::sleep;
 use tonic::Status;
 
 use super::{output, token};
+use crate::api::body::Outgoing;
 use crate::api::status::Refusal;
 use crate::api::wire::v1::watch_entries_response::Event;
 use crate::api::wire::v1::{EntriesChanged, WatchEntriesResponse};
@@ -25,7 +26,7 @@ pub(super) fn events(
     context: Context,
     watch: Watch,
     fingerprint: u64,
-) -> impl Stream<Item = Result<WatchEntriesResponse, Status>> + Send {
+) -> impl Stream<Item = Result<Outgoing, Status>> + Send {
     let state = Watching { context, watch, fingerprint, end: None };
     stream::unfold(Some(state), async |state| {
         let mut state = state?;
@@ -33,7 +34,10 @@ pub(super) fn events(
             return Some((Err(refusal.into()), None));
         }
         match state.next().await {
-            Ok(event) => Some((Ok(WatchEntriesResponse { event: Some(event) }), Some(state))),
+            Ok(event) => {
+                let response = WatchEntriesResponse { event: Some(event) };
+                Some((Ok(Outgoing::own(&response)), Some(state)))
+            }
             Err(refusal) => Some((Err(refusal.into()), None)),
         }
     })

@@ -8,13 +8,13 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Empty};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::status::Refusal;
 use super::validate::check;
 use super::wire::v1::{self, gathered_answer, query_service_server::QueryService};
-use super::{Context, convert};
+use super::{Context, body, convert};
 use crate::cqrs::queries::{Answer, Answered, Error, Failure, Gathered, GatheredAnswer};
 
 pub(super) struct Queries(pub(super) Context);
@@ -34,7 +34,7 @@ impl QueryService for Queries {
         Ok(Response::new(answer))
     }
 
-    type WatchQueryStream = BoxStream<'static, Result<v1::WatchQueryResponse, Status>>;
+    type WatchQueryStream = Empty<Result<v1::WatchQueryResponse, Status>>;
 
     async fn watch_query(
         &self,
@@ -44,7 +44,7 @@ impl QueryService for Queries {
             check(|violations| read::watch(violations, request.into_inner()))?;
         self.check_running()?;
         let watcher = self.0.cqrs.queries.watch(parts, timeout, min_revision).map_err(Refusal::from)?;
-        Ok(Response::new(Box::pin(feed::events(self.0.clone(), watch::Watching(watcher)))))
+        Ok(body::streamed(feed::events(self.0.clone(), watch::Watching(watcher))))
     }
 
     type HandleQueriesStream = BoxStream<'static, Result<v1::HandleQueriesResponse, Status>>;

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::super::handled;
 use super::super::validate::Violations;
 use super::super::wire::v1::{self, answer_query_request};
 use super::shared;
 use crate::cqrs::queries::{Answer, CachePolicy, Failure, Parts, Scope, Terms};
 use crate::model::Name;
 use crate::model::limits::{
-    DEFAULT_OUTSTANDING_QUERIES, DEFAULT_QUERY_TIMEOUT, MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES,
-    MAX_ATTRIBUTES, MAX_CACHE_TTL, MAX_FAILURE_CODE_BYTES, MAX_GATHERED_ANSWERS, MAX_HANDLER_TYPES,
-    MAX_KEY_BYTES, MAX_MESSAGE_LABEL_BYTES, MAX_NAME_BYTES, MAX_OUTSTANDING_QUERIES, MAX_QUERY_BYTES,
-    MAX_QUERY_FAILURE_MESSAGE_BYTES, MAX_QUERY_RESULT_BYTES, MAX_QUERY_TIMEOUT, MIN_QUERY_TIMEOUT,
+    DEFAULT_OUTSTANDING_QUERIES, DEFAULT_QUERY_TIMEOUT, MAX_CACHE_TTL, MAX_FAILURE_CODE_BYTES,
+    MAX_GATHERED_ANSWERS, MAX_KEY_BYTES, MAX_MESSAGE_LABEL_BYTES, MAX_NAME_BYTES, MAX_OUTSTANDING_QUERIES,
+    MAX_QUERY_BYTES, MAX_QUERY_FAILURE_MESSAGE_BYTES, MAX_QUERY_RESULT_BYTES, MAX_QUERY_TIMEOUT,
+    MIN_QUERY_TIMEOUT,
 };
 
 /// Shortest `ttl` of a cache policy.
@@ -100,10 +101,9 @@ pub(super) fn scope(violations: &mut Violations, request: v1::InvalidateQueriesR
     let v1::InvalidateQueriesRequest { r#type, key, payload, .. } = request;
     let kind = violations.name("type", &r#type);
     let key_fits = violations.text("key", key.as_deref().unwrap_or_default(), MAX_KEY_BYTES);
-    let payload_fits =
-        payload.as_ref().is_none_or(|payload| fits(violations, "payload", payload, MAX_QUERY_BYTES));
-    key_fits?;
-    payload_fits.then_some(())?;
+    let size = payload.as_ref().map_or(0, Bytes::len);
+    let payload_fits = handled::size(violations, "payload", size, MAX_QUERY_BYTES);
+    key_fits.and(payload_fits)?;
     Some(Scope { kind: kind?, key, payload })
 }
 
@@ -111,7 +111,7 @@ pub(super) fn handle(
     violations: &mut Violations,
     request: &v1::HandleQueriesRequest,
 ) -> Option<(Vec<Name>, u32)> {
-    let types = types(violations, &request.types);
+    let types = handled::types(violations, &request.types);
     let name = violations.text("handler", &request.handler, MAX_NAME_BYTES);
     let max = violations.count(
         "max_outstanding",
@@ -121,23 +121,6 @@ pub(super) fn handle(
     );
     name?;
     Some((types?, max?))
-}
-
-/// The types of a handler, each once.
-fn types(violations: &mut Violations, types: &[String]) -> Option<Vec<Name>> {
-    if !(1..=MAX_HANDLER_TYPES).contains(&types.len()) {
-        let description = format!("has {} entries; name 1 to {MAX_HANDLER_TYPES} types", types.len());
-        let reason = if types.is_empty() { "REQUIRED" } else { "TOO_MANY_TYPES" };
-        return violations.refuse("types", reason, description);
-    }
-    let names =
-        types.iter().enumerate().map(|(index, name)| violations.name(&format!("types[{index}]"), name));
-    // All of them are looked at, so that everything bad is found.
-    let names: Vec<_> = names.collect();
-    let mut names = names.into_iter().collect::<Option<Vec<_>>>()?;
-    names.sort_unstable();
-    names.dedup();
-    Some(names)
 }
 
 pub(super) fn answer(
@@ -162,10 +145,10 @@ pub(super) fn answer(
 
 fn result(violations: &mut Violations, result: v1::QueryResult) -> Option<Answer> {
     let v1::QueryResult { payload, content_type, revision } = result;
-    let payload_fits = fits(violations, "payload", &payload, MAX_QUERY_RESULT_BYTES);
+    let payload_fits = handled::size(violations, "payload", payload.len(), MAX_QUERY_RESULT_BYTES);
     violations.text("content_type", &content_type, MAX_MESSAGE_LABEL_BYTES)?;
-    let answer = Answer { payload, content_type: shared(&content_type), revision, handler: shared("") };
-    payload_fits.then_some(answer)
+    payload_fits?;
+    Some(Answer { payload, content_type: shared(&content_type), revision, handler: shared("") })
 }
 
 fn failure(violations: &mut Violations, failure: v1::QueryFailure) -> Option<Failure> {
@@ -192,35 +175,8 @@ fn parts(
     let kind = violations.name("type", kind);
     let key_fits = violations.text("key", &key, MAX_KEY_BYTES);
     let content_type_fits = violations.text("content_type", &content_type, MAX_MESSAGE_LABEL_BYTES);
-    let payload_fits = fits(violations, "payload", &payload, MAX_QUERY_BYTES);
-    let attributes_fit = check_attributes(violations, &attributes);
-    key_fits.and(content_type_fits)?;
-    (payload_fits && attributes_fit).then_some(())?;
-    let attributes = attributes.into_iter().collect();
-    Some(Parts { kind: kind?, key, payload, content_type, attributes })
-}
-
-fn fits(violations: &mut Violations, field: &str, bytes: &Bytes, limit: usize) -> bool {
-    if bytes.len() > limit {
-        let description = format!("has {} bytes; at most {limit} are allowed", bytes.len());
-        violations.add(field, "TOO_LARGE", description);
-    }
-    bytes.len() <= limit
-}
-
-fn check_attributes(violations: &mut Violations, attributes: &HashMap<String, String>) -> bool {
-    let before = violations.count;
-    if attributes.len() > MAX_ATTRIBUTES {
-        let description = format!("has {} entries; at most {MAX_ATTRIBUTES} are allowed", attributes.len());
-        violations.add("attributes", "TOO_MANY_ATTRIBUTES", description);
-    }
-    for (name, value) in attributes {
-        if !(1..=MAX_ATTRIBUTE_NAME_BYTES).contains(&name.len()) {
-            let description =
-                format!("has a name of {} bytes; use 1 to {MAX_ATTRIBUTE_NAME_BYTES}", name.len());
-            violations.add("attributes", "INVALID_ATTRIBUTE", description);
-        }
-        violations.text("attributes", value, MAX_ATTRIBUTE_VALUE_BYTES);
-    }
-    violations.count == before
+    let payload_fits = handled::size(violations, "payload", payload.len(), MAX_QUERY_BYTES);
+    let attributes = handled::attributes(violations, attributes);
+    key_fits.and(content_type_fits).and(payload_fits)?;
+    Some(Parts { kind: kind?, key, payload, content_type, attributes: attributes? })
 }

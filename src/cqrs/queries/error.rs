@@ -57,6 +57,12 @@ pub(crate) enum Error {
          make the answers smaller"
     )]
     TooManyWatchedBytes,
+    /// An answer that a watcher was being told was taken away: it read too slowly.
+    #[error(
+        "the answer was replaced by newer ones before all of it was read, and watched queries and their answers \
+         take {MAX_WATCHED_BYTES} bytes, the server's limit; watch again, and read faster"
+    )]
+    ReadTooSlowly,
     /// Nobody answered in time.
     #[error("no handler of query type {kind} answered within {}; {}", shown(*.timeout), hint(*.busy))]
     TimedOut {
@@ -125,7 +131,8 @@ impl Error {
             | Self::TooManyBytes
             | Self::TooManyHandlersOf(_)
             | Self::TooManyWatchers
-            | Self::TooManyWatchedBytes => Kind::ResourceExhausted,
+            | Self::TooManyWatchedBytes
+            | Self::ReadTooSlowly => Kind::ResourceExhausted,
             Self::TooManyHandlers(error) => error.kind(),
             Self::TimedOut { .. } | Self::RevisionNotReached { .. } => Kind::DeadlineExceeded,
             Self::Failed(failure) if failure.retryable => Kind::Conflict,
@@ -144,6 +151,7 @@ impl Error {
             | Self::TooManyHandlers(_)
             | Self::TooManyWatchers
             | Self::TooManyWatchedBytes => "LIMIT_REACHED",
+            Self::ReadTooSlowly => "SLOW_WATCHER",
             Self::TimedOut { .. } => "QUERY_TIMED_OUT",
             Self::RevisionNotReached { .. } => "REVISION_NOT_REACHED",
             Self::NoRevision(_) => "NO_REVISION",
@@ -158,9 +166,11 @@ impl Error {
     /// When retrying makes sense, if it does.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::HandlerLost(_) | Self::TooManyWaiting(_) | Self::TooManyQueries | Self::TooManyBytes => {
-                Some(Duration::from_secs(1))
-            }
+            Self::HandlerLost(_)
+            | Self::TooManyWaiting(_)
+            | Self::TooManyQueries
+            | Self::TooManyBytes
+            | Self::ReadTooSlowly => Some(Duration::from_secs(1)),
             Self::Failed(failure) if failure.retryable => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -2,7 +2,7 @@
 //!
 //! One lock guards everything (`state`), and nothing waits while it holds it. What decides is plain structs
 //! under it: `routing` (which handler), `flights` (who shares which call), `freshness` (which answer is
-//! newer), `cache`, `watched`. Callers wait outside, each by a clock of its own; one task does what is due
+//! newer), `cache`, `watched` and `held`. Callers wait outside, each by a clock of its own; one task does what is due
 //! by the clock for all (`clock`).
 
 mod ask;
@@ -14,6 +14,7 @@ mod flights;
 mod freshness;
 mod gather;
 mod handle;
+mod held;
 mod ids;
 mod question;
 mod routing;
@@ -39,6 +40,7 @@ pub(crate) use self::error::Error;
 pub(crate) use self::freshness::Scope;
 pub(crate) use self::gather::{Gathered, GatheredAnswer};
 pub(crate) use self::handle::Handler;
+pub(crate) use self::held::Held;
 pub(crate) use self::question::{Answer, Failure, Parts, Question};
 pub(crate) use self::state::Delivery;
 pub(crate) use self::watch::{Seen, Watcher};

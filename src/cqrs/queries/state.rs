@@ -15,7 +15,7 @@ use super::freshness::{Cuts, Scope, Seq};
 use super::ids::{Ends, Signer};
 use super::question::{Answer, Failure, Question};
 use super::routing::{CallNo, HandlerNo, Lane, NotTaken, Place, Router, Step};
-use super::watched::Watched;
+use super::watched::{Offered, Watched};
 use crate::cqrs::handlers::Tally;
 use crate::model::Name;
 use crate::model::limits::{MAX_CACHE_BYTES, MAX_LOST_HANDLERS, MAX_OPEN_QUERIES, MAX_OPEN_QUERY_BYTES};
@@ -268,11 +268,12 @@ impl State {
             seat.tally.answered();
         }
         let Some(done) = self.flights.answer(call, answer) else { return };
-        if done.keep {
-            self.cache.put(&done.question, answer.clone(), done.begun, &self.cuts, now);
-        }
         if !self.cuts.cut(&done.question, done.begun, answer.revision) {
-            self.watched.offer(&done.question, answer, done.begun);
+            let offered = self.watched.offer(&done.question, answer, done.begun);
+            // What those who watch know to be old is not kept for others either.
+            if done.keep && !matches!(offered, Offered::Old(_)) {
+                self.cache.put(&done.question, answer.clone(), done.begun, &self.cuts, now);
+            }
         }
         send(done.replies);
         if let Some(pause) = done.again {
@@ -294,15 +295,20 @@ impl State {
         self.apply(steps, now);
     }
 
-    /// A newer answer comes without having been asked for. How many watchers it is for, and whether it is
-    /// the newest.
+    /// A newer answer comes without having been asked for. How many watch the question, and whether it is the
+    /// newest.
     pub(super) fn update(&mut self, question: &Question, answer: Answer, now: Instant) -> (usize, bool) {
         let seq = self.next_seq();
         // A call that began before may bring what was before.
         self.flights.unshare(question);
-        let watchers = self.watched.offer(question, &answer, seq);
-        let kept = self.cache.put(question, answer, seq, &self.cuts, now);
-        (watchers.unwrap_or(0), kept || watchers.is_some())
+        match self.watched.offer(question, &answer, seq) {
+            Offered::Old(watchers) => (watchers, false),
+            Offered::Newest(watchers) => {
+                self.cache.put(question, answer, seq, &self.cuts, now);
+                (watchers, true)
+            }
+            Offered::Unwatched => (0, self.cache.put(question, answer, seq, &self.cuts, now)),
+        }
     }
 
     /// Declares answers out of date. How many watchers that concerns.

@@ -168,8 +168,9 @@ async fn a_storm_of_watchers_costs_a_call_for_each_question_and_storm() {
         while last < STORMS {
             match watcher.next().await.unwrap() {
                 Seen::Answer(answer) => {
-                    assert!(answer.revision > last, "never back, and never twice");
-                    last = answer.revision;
+                    let revision = answer.answer().unwrap().revision;
+                    assert!(revision > last, "never back, and never twice");
+                    last = revision;
                 }
                 Seen::Stale(error) => panic!("{error}"),
             }
@@ -210,14 +211,14 @@ async fn who_watches_hears_of_a_handler_that_comes_back() {
         queries.answer(&delivery.id, Ok(answer(text, revision))).unwrap();
     };
     let (seen, ()) = within(async { tokio::join!(watcher.next(), serve(&handler, "a", 5)) }).await;
-    assert!(matches!(seen, Ok(Seen::Answer(answer)) if answer.revision == 5));
+    assert!(matches!(seen, Ok(Seen::Answer(held)) if held.answer().unwrap().revision == 5));
     drop(handler);
     queries.invalidate(&everything(), 0);
     let stale = within(watcher.next()).await;
     assert!(matches!(stale, Ok(Seen::Stale(Error::NoHandler(_)))), "{stale:?}");
     let handler = connect(&queries, "h", 1);
     let (seen, ()) = within(async { tokio::join!(watcher.next(), serve(&handler, "b", 1)) }).await;
-    assert!(matches!(seen, Ok(Seen::Answer(answer)) if answer.revision == 1));
+    assert!(matches!(seen, Ok(Seen::Answer(held)) if held.answer().unwrap().revision == 1));
 }
 
 #[tokio::test]

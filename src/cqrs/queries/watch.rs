@@ -14,7 +14,8 @@ use tokio::sync::watch::Receiver;
 
 use super::ask::{CachePolicy, Terms};
 use super::clock::until;
-use super::question::{Answer, Parts, Question};
+use super::held::Held;
+use super::question::{Parts, Question};
 use super::watched::{Snapshot, Stale};
 use super::{Error, Queries};
 
@@ -24,10 +25,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a watcher sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Seen {
     /// The first answer, or a newer one.
-    Answer(Answer),
+    Answer(Arc<Held>),
     /// The answer is out of date, and for this reason there is no newer one yet.
     Stale(Error),
 }
@@ -87,9 +88,11 @@ impl Watcher {
                 known.latest.as_ref().filter(|latest| self.primed && latest.version != self.shown)
             {
                 self.shown = latest.version;
-                return Ok(Seen::Answer(latest.answer.clone()));
+                return Ok(Seen::Answer(Arc::clone(&latest.held)));
             }
             self.look_after(&known);
+            // Not held while it waits: it may be the newest no more by then.
+            drop(known);
             tokio::select! {
                 changed = self.known.changed() => {
                     debug_assert!(changed.is_ok(), "a watched question is kept while somebody watches");

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::error::Error;
 use super::freshness::{Scope, Seq, replaces};
+use super::held::{Held, Holdings};
 use super::question::{Answer, Question};
 use crate::model::Name;
 use crate::model::limits::{MAX_QUERY_WATCHERS, MAX_WATCHED_BYTES};
@@ -28,10 +29,11 @@ pub(super) struct Snapshot {
 /// The newest answer.
 #[derive(Debug, Clone)]
 pub(super) struct Latest {
-    pub(super) answer: Answer,
+    pub(super) held: Arc<Held>,
+    revision: u64,
     seq: Seq,
-    /// Rises when the answer changes.
-    pub(super) version: u64,
+    /// From when it is what it is; it may have been confirmed since.
+    pub(super) version: Seq,
 }
 
 /// Since when an answer is out of date, and what will do.
@@ -43,11 +45,21 @@ pub(super) struct Stale {
     forget: bool,
 }
 
+/// What an answer that was offered is to those who watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// Nobody watches the question.
+    Unwatched,
+    /// So many do, and know a newer one.
+    Old(usize),
+    /// So many do, and it is the newest.
+    Newest(usize),
+}
+
 #[derive(Debug)]
 struct Watch {
     sender: watch::Sender<Snapshot>,
     watchers: usize,
-    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -61,7 +73,9 @@ struct OfType {
 pub(super) struct Watched {
     types: HashMap<Name, OfType>,
     watchers: usize,
+    /// Of the questions.
     bytes: usize,
+    answers: Holdings,
 }
 
 impl Watched {
@@ -74,7 +88,7 @@ impl Watched {
             return Err(Error::TooManyWatchers);
         }
         let size = question.size();
-        if self.bytes + size > MAX_WATCHED_BYTES {
+        if !self.answers.make_room(self.bytes + size, MAX_WATCHED_BYTES) {
             return Err(Error::TooManyWatchedBytes);
         }
         let of_type = self.types.entry(question.kind().clone()).or_insert_with(|| OfType {
@@ -86,9 +100,11 @@ impl Watched {
             Entry::Vacant(entry) => {
                 self.bytes += size;
                 let sender = watch::Sender::new(Snapshot::default());
-                entry.insert(Watch { sender, watchers: 0, bytes: size })
+                entry.insert(Watch { sender, watchers: 0 })
             }
         };
+        // Some for whom it ended may not have heard of it, as they do not read: that is not for all times.
+        watch.sender.send_if_modified(|known| known.ended.take().is_some());
         watch.watchers += 1;
         self.watchers += 1;
         Ok((watch.sender.subscribe(), Arc::clone(&of_type.asking)))
@@ -101,49 +117,48 @@ impl Watched {
         watch.watchers -= 1;
         self.watchers -= 1;
         if watch.watchers == 0 {
-            self.bytes -= watch.bytes;
-            of_type.questions.remove(question);
+            // As it was counted: an equal question may be larger, as what traces it does not count.
+            let counted = of_type.questions.remove_entry(question);
+            self.bytes -= counted.map_or(0, |(first, _)| first.size());
         }
         if of_type.questions.is_empty() {
             self.types.remove(question.kind());
         }
     }
 
-    /// An answer from this place in the sequence, which nothing has declared out of date. Returns how many
-    /// watchers it is for, if it is the newest.
-    pub(super) fn offer(&mut self, question: &Question, answer: &Answer, seq: Seq) -> Option<usize> {
-        let watch = self.types.get_mut(question.kind())?.questions.get_mut(question)?;
-        let others = self.bytes - watch.bytes;
-        let bytes = question.size() + answer.size();
+    /// An answer from this place in the sequence, which nothing has declared out of date.
+    pub(super) fn offer(&mut self, question: &Question, answer: &Answer, seq: Seq) -> Offered {
+        let of_type = self.types.get_mut(question.kind());
+        let watch = of_type.and_then(|of_type| of_type.questions.get_mut(question));
+        let Some(watch) = watch else { return Offered::Unwatched };
+        let will_do = |stale: Stale| seq > stale.since && answer.revision >= stale.min_revision;
+        let (answers, questions) = (&mut self.answers, self.bytes);
         let mut newest = false;
         watch.sender.send_if_modified(|known| {
-            let stale = known.stale;
-            let will_do = |stale: Stale| seq > stale.since && answer.revision >= stale.min_revision;
-            let replaced = known.latest.as_ref();
+            let (stale, replaced) = (known.stale, known.latest.as_ref());
             newest = stale.is_some_and(|stale| stale.forget && will_do(stale))
-                || replaced
-                    .is_none_or(|old| replaces((seq, answer.revision), (old.seq, old.answer.revision)));
+                || replaced.is_none_or(|old| replaces((seq, answer.revision), (old.seq, old.revision)));
             if !newest {
                 return false;
             }
-            if others + bytes > MAX_WATCHED_BYTES {
+            let left = stale.filter(|&stale| !will_do(stale));
+            if let Some(same) = known.latest.as_mut().filter(|old| old.is(answer)) {
+                (same.seq, known.stale) = (seq, left);
+                return left != stale;
+            }
+            if let Some(old) = known.latest.take() {
+                answers.supersede(old.held);
+            }
+            if !answers.make_room(questions + answer.size(), MAX_WATCHED_BYTES) {
                 known.ended = Some(Error::TooManyWatchedBytes);
                 return true;
             }
-            let same = replaced.is_some_and(|old| {
-                (&old.answer.payload, &old.answer.content_type, old.answer.revision)
-                    == (&answer.payload, &answer.content_type, answer.revision)
-            });
-            let version = replaced.map_or(0, |old| old.version) + u64::from(!same);
-            known.latest = Some(Latest { answer: answer.clone(), seq, version });
-            known.stale = stale.filter(|&stale| !will_do(stale));
-            !same || known.stale != stale
+            let held = answers.hold(answer.clone());
+            known.latest = Some(Latest { held, revision: answer.revision, seq, version: seq });
+            known.stale = left;
+            true
         });
-        if newest && watch.sender.borrow().ended.is_none() {
-            watch.bytes = bytes;
-            self.bytes = others + bytes;
-        }
-        newest.then_some(watch.watchers)
+        if newest { Offered::Newest(watch.watchers) } else { Offered::Old(watch.watchers) }
     }
 
     /// What is in the scope is out of date; with a revision, only what is older than that. Returns how many
@@ -156,7 +171,7 @@ impl Watched {
                 // Whatever was needed before, any answer from now on will do.
                 _ if revision == 0 => Some(Stale { since, min_revision: 0, forget: true }),
                 Some(stale) => Some(Stale { since, min_revision: stale.min_revision.max(revision), ..stale }),
-                None if latest.answer.revision >= revision => None,
+                None if latest.revision >= revision => None,
                 None => Some(Stale { since, min_revision: revision, forget: false }),
             })
         };
@@ -169,10 +184,20 @@ impl Watched {
         let Some(of_type) = self.types.get(kind) else { return };
         for watch in of_type.questions.values() {
             watch.mark(|latest, before| {
-                let new = Stale { since, min_revision: latest.answer.revision, forget: false };
+                let new = Stale { since, min_revision: latest.revision, forget: false };
                 Some(before.map_or(new, |stale| Stale { since, ..stale }))
             });
         }
+    }
+}
+
+impl Latest {
+    /// Whether it is this answer, whoever gave it.
+    fn is(&self, other: &Answer) -> bool {
+        self.held.answer().is_some_and(|answer| {
+            (&answer.payload, &answer.content_type, answer.revision)
+                == (&other.payload, &other.content_type, other.revision)
+        })
     }
 }
 
@@ -197,6 +222,7 @@ mod tests {
     struct Fixture {
         watched: Watched,
         question: Question,
+        hashing: RandomState,
         receiver: watch::Receiver<Snapshot>,
     }
 
@@ -206,14 +232,15 @@ mod tests {
 
     impl Fixture {
         fn new() -> Self {
-            let question = Question::new(parts("orders.get", "k", "p"), &RandomState::new());
+            let hashing = RandomState::new();
+            let question = Question::new(parts("orders.get", "k", "p"), &hashing);
             let mut watched = Watched::default();
             let (receiver, _) = watched.join(&question).unwrap();
-            Self { watched, question, receiver }
+            Self { watched, question, hashing, receiver }
         }
 
         fn offer(&mut self, text: &'static str, revision: u64, seq: Seq) -> bool {
-            self.watched.offer(&self.question, &answer(text, revision), seq).is_some()
+            matches!(self.watched.offer(&self.question, &answer(text, revision), seq), Offered::Newest(_))
         }
 
         fn invalidate(&mut self, revision: u64, seq: Seq) -> usize {
@@ -225,7 +252,8 @@ mod tests {
         fn seen(&mut self) -> (String, bool, bool) {
             let changed = self.receiver.has_changed().unwrap();
             let known = self.receiver.borrow_and_update().clone();
-            let text = known.latest.map(|latest| latest.answer.payload).unwrap_or_default();
+            let text = known.latest.and_then(|latest| latest.held.answer());
+            let text = text.map(|answer| answer.payload).unwrap_or_default();
             (String::from_utf8(text.to_vec()).unwrap(), changed, known.stale.is_some())
         }
     }
@@ -286,15 +314,52 @@ mod tests {
         it.watched.leave(&it.question);
         assert!(!it.offer("c", 7, 3));
         assert!(it.watched.types.is_empty());
+        drop(it.receiver);
+        assert_eq!((it.watched.watchers, it.watched.bytes, it.watched.answers.bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_traces_a_question_does_not_disturb_the_count() {
+        let mut it = Fixture::new();
+        let mut traced = it.question.parts().clone();
+        traced.attributes.insert("traceparent".into(), "x".repeat(1_000));
+        let traced = Question::new(traced, &it.hashing);
+        it.watched.join(&traced).unwrap();
+        it.watched.leave(&it.question);
+        it.watched.leave(&traced);
         assert_eq!((it.watched.watchers, it.watched.bytes), (0, 0));
     }
 
     #[test]
-    fn too_large_answers_end_the_watching() {
+    fn too_large_answers_end_the_watching_until_somebody_tries_again() {
         let mut it = Fixture::new();
         it.offer("a", 5, 1);
         it.watched.bytes += MAX_WATCHED_BYTES;
         it.offer("b", 6, 2);
         assert_eq!(it.receiver.borrow().ended, Some(Error::TooManyWatchedBytes));
+        it.watched.bytes -= MAX_WATCHED_BYTES;
+        it.watched.join(&it.question.clone()).unwrap();
+        assert!(it.receiver.borrow().ended.is_none() && it.offer("b", 6, 3));
+        assert_eq!(it.seen(), ("b".into(), true, false));
+    }
+
+    #[test]
+    fn who_does_not_read_holds_no_more_than_there_is_room_for() {
+        let mut it = Fixture::new();
+        // All of it is one piece of memory here; what counts is what is counted.
+        let payload = bytes::Bytes::from(vec![0; 4 << 20]);
+        let mut tellers = Vec::new();
+        for version in 1..=1_000 {
+            let answer = Answer { payload: payload.clone(), ..answer("", version) };
+            assert_eq!(it.watched.offer(&it.question, &answer, version), Offered::Newest(1));
+            let latest = it.receiver.borrow_and_update().latest.clone().unwrap();
+            assert!(latest.held.answer().is_some(), "the newest is there");
+            tellers.push(latest.held);
+            let counted = it.watched.bytes + it.watched.answers.bytes();
+            assert!(counted <= MAX_WATCHED_BYTES, "{counted} bytes after {version}");
+        }
+        let left = tellers.iter().filter(|held| held.answer().is_some()).count();
+        assert_eq!(left, MAX_WATCHED_BYTES / (4 << 20) - 1, "as many as fit");
+        assert!(tellers[1_000 - left..].iter().all(|held| held.answer().is_some()), "and these are the last");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use redb::ReadTransaction;
@@ -79,6 +79,8 @@ pub(crate) struct Bucket {
     pub(super) poke: Notify,
     /// A reader has found that the view is damaged.
     pub(super) is_damaged: AtomicBool,
+    /// Why the view does not go on, if it does not.
+    trouble: Mutex<Option<store::Error>>,
     /// Held while the view is opened; of all buckets.
     pub(super) opening: Arc<Semaphore>,
     registry: Weak<Registry>,
@@ -141,6 +143,7 @@ impl Bucket {
             progress: watch::Sender::new(start),
             poke: Notify::new(),
             is_damaged: AtomicBool::new(false),
+            trouble: Mutex::default(),
         }
     }
 
@@ -153,6 +156,26 @@ impl Bucket {
     pub(super) fn wake(&self) {
         let now = self.registry.upgrade().and_then(|registry| registry.bucket(&self.name).ok());
         now.as_deref().unwrap_or(self).poke.notify_one();
+    }
+
+    /// Notes why the view does not go on, or that it does.
+    pub(super) fn set_trouble(&self, trouble: Option<store::Error>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Why the view is not where a reader needs it to be: the trouble that it has, or else this.
+    fn trouble_or(&self, otherwise: impl FnOnce(Progress) -> Error) -> Error {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        trouble.map_or_else(|| otherwise(*self.progress.borrow()), Error::Store)
+    }
+
+    fn not_ready(&self) -> Error {
+        let bucket = self.name.clone();
+        self.trouble_or(|Progress { place, last, .. }| Error::NotReady {
+            bucket,
+            position: place.position,
+            last,
+        })
     }
 
     pub(super) fn error(&self, error: engine::Error) -> Error {
@@ -202,14 +225,7 @@ impl Bucket {
             match done.await {
                 // In another life it may have been read while it was being made.
                 Ok(Some(done)) if life == self.changes.life() => return Ok(done),
-                Ok(_) if begin.elapsed() >= patience => {
-                    let Progress { place, last, .. } = *self.progress.borrow();
-                    return Err(Error::NotReady {
-                        bucket: self.name.clone(),
-                        position: place.position,
-                        last,
-                    });
-                }
+                Ok(_) if begin.elapsed() >= patience => return Err(self.not_ready()),
                 Ok(_) => tokio::time::sleep(AGAIN).await,
                 Err(error) => {
                     if matches!(error, store::Error::Damaged(_)) {
@@ -228,23 +244,22 @@ impl Bucket {
         let ready = progress.wait_for(|progress| progress.stage != Stage::Starting);
         let is_ready = tokio::time::timeout(patience.min(READY_WAIT), ready).await.is_ok();
         if !is_ready {
-            let Progress { place, last, .. } = *self.progress.borrow();
-            return Err(Error::NotReady { bucket: self.name.clone(), position: place.position, last });
+            return Err(self.not_ready());
         }
         let reached = progress
             .wait_for(|progress| progress.stage != Stage::Ready || progress.place.position >= revision);
         let reached = tokio::time::timeout(patience, reached).await.is_ok();
-        let Progress { stage, place, .. } = *self.progress.borrow();
+        let stage = self.progress.borrow().stage;
         match stage {
             Stage::Deleted => Err(Error::BucketNotFound(self.name.clone())),
             Stage::Closed => Err(Error::Engine(engine::Error::Closed)),
             Stage::Starting | Stage::Ready if reached => Ok(()),
-            Stage::Starting | Stage::Ready => Err(Error::FutureRevision {
+            Stage::Starting | Stage::Ready => Err(self.trouble_or(|progress| Error::FutureRevision {
                 bucket: self.name.clone(),
                 wanted: revision,
-                position: place.position,
+                position: progress.place.position,
                 waited: patience,
-            }),
+            })),
         }
     }
 }

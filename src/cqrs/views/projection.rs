@@ -21,7 +21,7 @@ use crate::engine::{self, ReadLimit};
 use crate::model::{Offset, Start, StoredMessage, Timestamp};
 
 /// How much is read and written at once.
-const BATCH: ReadLimit = ReadLimit { messages: 1_000, bytes: 4 << 20 };
+const BATCH: ReadLimit = ReadLimit { messages: 10_000, bytes: 4 << 20 };
 /// Entries whose time is over that are removed at once.
 const EXPIRE_AT_ONCE: usize = 1_000;
 /// How long to wait after a failure.
@@ -38,6 +38,9 @@ pub(super) async fn run(bucket: Arc<Bucket>, stop: CancellationToken) {
         };
         // Opening reads the whole file: not for trouble of the log.
         is_open = !matches!(failure, Err(Error::Store(_)));
+        if let Err(Error::Store(error)) = &failure {
+            bucket.set_trouble(Some(error.clone()));
+        }
         match failure {
             Err(Error::BucketNotFound(_) | Error::BucketDeleted(_)) => break Stage::Deleted,
             Err(Error::Engine(engine::Error::Closed | engine::Error::Failed(_))) => break Stage::Closed,
@@ -99,6 +102,10 @@ async fn follow(bucket: &Bucket, is_open: bool) -> Result<std::convert::Infallib
         let before = place;
         let write = move |transaction: &WriteTransaction| step.write(transaction, before, now, &changes);
         let (after, next_expiry) = bucket.store.write(write).await?;
+        // Writing nothing succeeds on a full disk, too.
+        if after.position > place.position || after.position >= goal {
+            bucket.set_trouble(None);
+        }
         place = after;
         bucket.progress.send_modify(|progress| {
             // What could be read before can still be, although it may have to catch up.
@@ -220,7 +227,7 @@ impl Step {
             ..place
         };
         let next_expiry = tables.next_expiry()?;
-        drop(tables);
+        tables.finish()?;
         set_place(transaction, place)?;
         // Before the commit, so that whoever sees the change finds it here. If it fails, a new life begins.
         changes.add(&done);

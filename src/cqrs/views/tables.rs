@@ -1,6 +1,7 @@
 //! How the entries of a bucket are kept: by key, by score, by the time they vanish, and how far the topic
 //! has been read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -73,13 +74,16 @@ fn row(about: &About) -> Row {
     (about.revision, about.time.0, expiry, about.score.map(Score::bits))
 }
 
-/// The tables, open for changes.
+/// The tables, open for changes. [`finish`](Self::finish) them.
 pub(super) struct Tables<'t> {
     entries: Table<'t, &'static str, Row>,
     values: Table<'t, &'static str, &'static [u8]>,
     scores: Table<'t, (u64, &'static str), ()>,
     expiries: Table<'t, (u64, &'static str), ()>,
     versions: Table<'t, &'static str, &'static [u8]>,
+    /// What becomes of rows of `scores`: whether they are there. Scores are all over their table, so it is gone
+    /// through once, in order, for many of them.
+    marks: BTreeMap<(u64, Arc<str>), bool>,
 }
 
 impl<'t> Tables<'t> {
@@ -90,6 +94,7 @@ impl<'t> Tables<'t> {
             scores: transaction.open_table(SCORES)?,
             expiries: transaction.open_table(EXPIRIES)?,
             versions: transaction.open_table(VERSIONS)?,
+            marks: BTreeMap::new(),
         })
     }
 
@@ -100,35 +105,58 @@ impl<'t> Tables<'t> {
                 self.note_version(&key, revision)?;
                 Ok(Change { old: self.remove(&key)?, new: None, key })
             }
-            Version::Put(Entry { key, value, about }) => {
+            Version::Put(Entry { key, about, .. }) if about.is_expired(now) => {
                 self.note_version(&key, about.revision)?;
-                let old = self.remove(&key)?;
-                if about.is_expired(now) {
-                    return Ok(Change { key, old, new: None });
-                }
-                self.entries.insert(&*key, row(&about))?;
+                Ok(Change { old: self.remove(&key)?, new: None, key })
+            }
+            Version::Put(Entry { key, value, about: new }) => {
+                self.note_version(&key, new.revision)?;
+                let old = self.entries.insert(&*key, row(&new))?.map(|row| about(row.value()));
                 self.values.insert(&*key, &*value)?;
-                if let Some(score) = about.score {
-                    self.scores.insert((score.bits(), &*key), ())?;
-                }
-                if let Some(time) = about.expire_time {
-                    self.expiries.insert((time.0, &*key), ())?;
-                }
-                Ok(Change { key, old, new: Some(about) })
+                self.mark(&key, old.as_ref(), Some(&new))?;
+                Ok(Change { key, old, new: Some(new) })
             }
         }
     }
 
-    fn remove(&mut self, key: &str) -> Result<Option<About>> {
-        let Some(old) = self.entries.remove(key)?.map(|row| about(row.value())) else { return Ok(None) };
-        self.values.remove(key)?;
-        if let Some(score) = old.score {
-            self.scores.remove((score.bits(), key))?;
-        }
-        if let Some(time) = old.expire_time {
-            self.expiries.remove((time.0, key))?;
-        }
+    fn remove(&mut self, key: &Arc<str>) -> Result<Option<About>> {
+        let Some(old) = self.entries.remove(&**key)?.map(|row| about(row.value())) else { return Ok(None) };
+        self.values.remove(&**key)?;
+        self.mark(key, Some(&old), None)?;
         Ok(Some(old))
+    }
+
+    /// Makes the other orders follow what has become of an entry.
+    fn mark(&mut self, key: &Arc<str>, old: Option<&About>, new: Option<&About>) -> Result<()> {
+        let score = |about: Option<&About>| about.and_then(|about| about.score);
+        let (before, after) = (score(old), score(new));
+        if before != after {
+            self.marks.extend(before.map(|score| ((score.bits(), key.clone()), false)));
+            self.marks.extend(after.map(|score| ((score.bits(), key.clone()), true)));
+        }
+        let expiry = |about: Option<&About>| about.and_then(|about| about.expire_time);
+        let (before, after) = (expiry(old), expiry(new));
+        if before != after {
+            if let Some(time) = before {
+                self.expiries.remove((time.0, &**key))?;
+            }
+            if let Some(time) = after {
+                self.expiries.insert((time.0, &**key), ())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what was put off.
+    pub(super) fn finish(mut self) -> Result<()> {
+        for ((score, key), is_there) in self.marks {
+            if is_there {
+                self.scores.insert((score, &*key), ())?;
+            } else {
+                self.scores.remove((score, &*key))?;
+            }
+        }
+        Ok(())
     }
 
     fn note_version(&mut self, key: &str, revision: Offset) -> Result<()> {

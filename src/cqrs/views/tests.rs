@@ -544,6 +544,28 @@ async fn a_view_that_comes_back_empty_is_not_shown_before_it_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_cannot_be_opened_says_where_and_goes_on_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, views) = on_disk(dir.path()).await;
+    let path = file_of(dir.path());
+    std::fs::create_dir_all(&path).unwrap();
+    views.create(name(), chosen()).await.unwrap();
+    let bucket = views.bucket(&name()).unwrap();
+    let last = bucket.write(vec![put("a", "", None)]).await.unwrap()[0];
+    let get = async |patience| bucket.get("a".into(), last, patience).await;
+    let problem = loop {
+        match get(Duration::from_millis(20)).await {
+            Err(Error::Store(store::Error::Disk(problem))) => break problem,
+            other => assert!(matches!(other, Err(Error::NotReady { .. })), "{other:?}"),
+        }
+    };
+    assert!(problem.starts_with(&format!("{}: ", path.display())), "{problem}");
+    std::fs::remove_dir(&path).unwrap();
+    assert_eq!(get(PATIENCE).await.unwrap().about.revision, last);
+    close(&engine, views).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_top_of_many_costs_what_the_top_of_few_does() {
     costs_of_the_top(10_000).await;
 }

@@ -25,7 +25,7 @@ use super::tables::{about_entry, read_place};
 use crate::cqrs::store::{self, Snapshot};
 use crate::engine;
 use crate::model::Offset;
-use crate::model::limits::{DEFAULT_READ_BYTES, MAX_PAGE_SIZE, MAX_WATCHED_ENTRIES};
+use crate::model::limits::{MAX_PAGE_SIZE, MAX_WATCHED_ENTRIES, WATCH_PART_BYTES};
 
 /// How long a step may take its reader; then what it reads is let go, and the watch begins anew. Until then the
 /// view's file grows.
@@ -297,7 +297,7 @@ impl Step {
 /// As many entries as fit into a part, with their values, and the others.
 fn values(transaction: &ReadTransaction, mut found: VecDeque<Found>) -> store::Result<(Vec<Entry>, Entries)> {
     let (mut entries, mut bytes) = (Vec::new(), 0);
-    while bytes < DEFAULT_READ_BYTES && entries.len() < MAX_PAGE_SIZE {
+    while bytes < WATCH_PART_BYTES && entries.len() < MAX_PAGE_SIZE {
         let Some(next) = found.pop_front() else { break };
         let entry = with_value(transaction, next)?;
         bytes += entry.key.len() + entry.value.len();

@@ -64,7 +64,9 @@ impl Bucket {
         }
         let mut expected: Vec<_> = writes.iter().map(|write| write.expected).collect();
         let conditions = expected.iter().flatten().count();
-        for _ in 0..conditions + ATTEMPTS {
+        let mut attempts = conditions + ATTEMPTS;
+        loop {
+            attempts -= 1;
             let (index, actual) = match self.submit(&writes, &expected).await {
                 Ok(revisions) => return Ok(revisions),
                 Err(Refused::Moved { index, actual }) => (index, actual),
@@ -72,13 +74,16 @@ impl Bucket {
             };
             // The engine counts the message that deleted an entry, or that has expired, as its last.
             match self.last(actual).await? {
-                Last::Gone if writes[index].expected == Some(0) => expected[index] = Some(actual),
-                Last::Gone => return Err(self.conflict(index, &writes[index], 0)),
                 Last::Entry => return Err(self.conflict(index, &writes[index], actual)),
+                Last::Gone if writes[index].expected != Some(0) => {
+                    return Err(self.conflict(index, &writes[index], 0));
+                }
+                // Others are quicker, time and again.
+                _ if attempts == 0 => return Err(self.conflict(index, &writes[index], actual)),
+                Last::Gone => expected[index] = Some(actual),
                 Last::Superseded => {}
             }
         }
-        Err(Error::Engine(engine::Error::Overloaded { retry_after: std::time::Duration::from_millis(100) }))
     }
 
     /// Refuses a write that expects a revision which is that of a deletion, or of an entry that has expired.

@@ -307,12 +307,12 @@ impl TopicIndex {
     }
 }
 
-/// The runs with messages from `from` on, up to a size.
+/// The runs with messages from `from` on, up to a size; the first of them whatever its size.
 pub(crate) fn take(runs: &[Run], from: Offset, messages: usize, bytes: usize) -> Vec<Run> {
     let start = runs.partition_point(|run| run.last < from);
     let (mut count, mut length) = (0, 0);
     let wanted = runs[start..].iter().take_while(|run| {
-        let more = count < messages as u64 && length < bytes;
+        let more = count < messages as u64 && (length == 0 || length < bytes);
         count += run.last + 1 - run.first.max(from);
         length += run.length as usize;
         more

@@ -1,7 +1,7 @@
 //! Reading without a subscription.
 
 use super::Harness;
-use super::fixture::{Fixture, PLENTY, at_most, envelope, topic};
+use super::fixture::{Fixture, PLENTY, at_most, envelope, persistent, reopened, topic};
 use crate::engine::ReadLimit;
 use crate::model::{Offset, Start, StoredMessage, Timestamp};
 
@@ -54,14 +54,26 @@ pub(crate) async fn stops_at_the_limits(harness: impl Harness) {
     }
 }
 
-pub(crate) async fn one_message_is_always_allowed(harness: impl Harness) {
-    let engine = Fixture::new(&harness).await;
+pub(crate) async fn one_message_is_always_allowed(mut harness: impl Harness) {
+    let mut engine = Fixture::new(&harness).await;
     engine.publish_all(vec![envelope("small"), envelope(vec![b'x'; 5_000]), envelope("small")]).await;
-    let limit = ReadLimit { messages: 10, bytes: 100 };
-    let read = async |from| engine.read(&topic(), Start::Offset(from), limit).await.unwrap();
-    assert_eq!(offsets(&read(1).await), [1]);
-    assert_eq!(offsets(&read(2).await), [2]);
-    assert_eq!(offsets(&read(3).await), [3]);
+    engine.publish_all(vec![envelope("later")]).await;
+    for reopens in [false, true] {
+        if reopens && persistent(&harness) {
+            // Nothing of it is in memory then.
+            engine = reopened(&mut harness, engine).await;
+        }
+        for bytes in [0, 1, 100] {
+            let limit = ReadLimit { messages: 10, bytes };
+            let read = async |from| engine.read(&topic(), Start::Offset(from), limit).await.unwrap();
+            assert_eq!(offsets(&read(1).await), [1], "within {bytes} bytes");
+            assert_eq!(offsets(&read(2).await), [2], "within {bytes} bytes");
+            assert_eq!(read(3).await.first().map(|message| message.offset), Some(3), "within {bytes} bytes");
+            assert_eq!(offsets(&read(4).await), [4], "within {bytes} bytes");
+        }
+        let nothing = ReadLimit { messages: 0, bytes: 100 };
+        assert_eq!(engine.read(&topic(), Start::Earliest, nothing).await.unwrap(), []);
+    }
 }
 
 pub(crate) async fn changes_nothing(harness: impl Harness) {
