@@ -150,7 +150,11 @@ impl Inner {
             }
             Err(error) => {
                 self.unsettled(&id, Instant::now() + SOON);
-                Err(refused(id, error))
+                let error = refused(id, error);
+                if let Error::Engine(error) = &error {
+                    self.space.refused(error);
+                }
+                Err(error)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::select_all;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
@@ -158,6 +158,8 @@ pub(crate) struct Handling {
     extend_at: Instant,
     /// Whose turn it is of a key; its lease is being made anew. Here, for a call of `next` may be dropped.
     up_next: Option<(Line, Delivery)>,
+    /// Whether there is space for what becomes of commands; without, none is handed out.
+    space: watch::Receiver<bool>,
     /// What is to be handed out, with the engine's names for the deliveries.
     ready: VecDeque<(Bytes, Handed)>,
 }
@@ -202,6 +204,7 @@ impl Handling {
         let tally = listed.tally().clone();
         let holder = Holder { tally, held: Mutex::default(), told: Notify::new() };
         Ok(Self {
+            space: inner.space.follow(),
             inner,
             listed,
             holder: Arc::new(holder),
@@ -230,25 +233,32 @@ impl Handling {
                 let ack_id = Ack { id: id.to_string(), ack }.encode();
                 return Ok(Event::CancelRequested { id: id.to_string(), ack_id });
             }
-            if self.up_next.is_some() {
+            let has_space = *self.space.borrow_and_update();
+            if has_space && self.up_next.is_some() {
                 self.go_on().await?;
                 continue;
             }
-            if let Some((line, id, ended)) = self.holder.next_freed() {
+            // Without space, what follows keeps its place.
+            if self.up_next.is_none()
+                && let Some((line, id, ended)) = self.holder.next_freed()
+            {
                 let id_of = |delivery: &Delivery| Some(Id::from(delivery.message.envelope.header().id));
                 let next = self.lines.freed(&line, &id, ended, id_of);
                 self.up_next = next.map(|next| (line, next));
                 continue;
             }
-            let (holder, extend_at) = (Arc::clone(&self.holder), self.extend_at);
+            let (holder, extend_at, mut space) =
+                (Arc::clone(&self.holder), self.extend_at, self.space.clone());
             let (kind, deliveries) = tokio::select! {
                 biased;
                 () = holder.told.notified() => continue,
+                // Its sender is in `inner`.
+                _ = space.changed() => continue,
                 () = sleep_until(extend_at) => {
                     self.extend_what_waits().await?;
                     continue;
                 }
-                deliveries = self.deliveries() => deliveries?,
+                deliveries = self.deliveries(), if has_space => deliveries?,
             };
             for delivery in deliveries {
                 self.come(&kind, delivery);

@@ -19,6 +19,7 @@ mod live;
 mod lookup;
 mod record;
 mod sending;
+mod space;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -37,6 +38,7 @@ use self::following::{Followed, Follower};
 use self::index::Index;
 use self::live::{Id, Live, Table};
 use self::record::Fingerprint;
+use self::space::Space;
 use self::types::{Type, Types};
 use super::handlers::Handlers;
 use super::store;
@@ -70,6 +72,7 @@ struct Inner {
     table: Mutex<Table>,
     /// Everything else.
     followed: Followed,
+    space: Space,
     /// Something is due before whoever ends what is due looks again.
     earlier: Notify,
     stop: CancellationToken,
@@ -105,6 +108,7 @@ impl Commands {
             types,
             table: Mutex::default(),
             followed: Followed::new(index),
+            space: Space::look(&**engine).await,
             earlier: Notify::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
@@ -239,6 +243,7 @@ impl Inner {
             until_stop(Box::pin(Arc::clone(self).follow(follower))),
             until_stop(Box::pin(Arc::clone(self).end_what_is_due())),
             until_stop(Box::pin(Arc::clone(self).forget_what_is_old(retention))),
+            until_stop(Box::pin(Arc::clone(self).keep_looking_for_space())),
         ];
         self.tasks().extend(tasks);
     }
@@ -255,6 +260,10 @@ impl Inner {
             };
             self.followed.round(&mut follower, &self.types, hand_over).await;
         }
+    }
+
+    async fn keep_looking_for_space(self: Arc<Self>) {
+        self.space.keep(&*self.engine).await;
     }
 
     /// Forgets executions that ended so long ago.
