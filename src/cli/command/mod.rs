@@ -2,7 +2,6 @@
 
 mod execution;
 mod handle;
-mod program;
 mod send;
 
 use std::process::ExitCode;
