@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
 use super::execution::state_name;
-use super::{Client, connect, is_json};
+use super::{Client, connect};
 use crate::cli::backoff::Backoff;
 use crate::cli::context::Context;
 use crate::cli::error::Error;
 use crate::cli::exec::{Program, Ran};
+use crate::cli::message::printable;
 use crate::cli::signals;
 use crate::model::limits::{MAX_COMMAND_RESULT_BYTES, MAX_FAILURE_MESSAGE_BYTES, MAX_HANDLER_OUTSTANDING};
 use crate::proto::v1::complete_command_request::Outcome;
@@ -255,11 +256,10 @@ impl Handler<'_> {
         match state {
             Ok(state) => {
                 let line = Line { id, state: state_name(state), attempt: delivery.attempt };
-                let text = format!("{id}\t{}\t{}", line.state, line.attempt);
+                let text = format!("{}\t{}\t{}", printable(id.as_bytes()), line.state, line.attempt);
                 self.context.format.sentence(&line, &text)?;
             }
-            Err(error) if is_json(self.context.format) => eprintln!("{id}: {error}"),
-            Err(error) => eprintln!("command {id}: {error}"),
+            Err(error) => eprintln!("command {}: {error}", printable(id.as_bytes())),
         }
         Ok(())
     }
