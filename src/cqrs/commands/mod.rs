@@ -28,13 +28,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::execution::Execution;
-use self::following::{Followed, Follower};
+use self::following::{Followed, Follower, Incomplete};
 use self::index::Index;
 use self::live::{Id, Live, Table};
 use self::record::Fingerprint;
@@ -55,8 +55,12 @@ pub(crate) use self::record::{Command, Failure};
 #[allow(unused_imports, reason = "for metrics to come")]
 pub(crate) use self::types::TypeStats;
 
+/// How long to wait after a failure.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often old executions are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// How long a server waits with its start for the index.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How many executions are forgotten at once.
 const FORGET_AT_ONCE: usize = 10_000;
 
@@ -86,8 +90,9 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Commands {
-    /// Takes up what the engine has stored. Before this returns, every id that was ever accepted, and is not
-    /// forgotten, is known.
+    /// Takes up what the engine has stored. When this returns, every id that was ever accepted, and is not
+    /// forgotten, is known; unless the index cannot be made up for now, or not in a minute: then lookups are
+    /// refused until it is.
     pub(crate) async fn open(
         engine: &Arc<dyn Engine>,
         directory: Option<&Path>,
@@ -97,7 +102,7 @@ impl Commands {
         let types = Types::open(&**engine, retention).await?;
         let index = Index::open(directory).await.map_err(unusable)?;
         let mut follower = Follower::new(Arc::clone(engine), &index).await.map_err(engine_error)?;
-        if types.all().iter().any(|kind| follower.is_ahead(kind)) {
+        if follower.is_of_another_log(&types).await {
             tracing::error!("the index of commands belongs to another log; it is made anew");
             index.store().reset().await.map_err(unusable)?;
             follower = Follower::new(Arc::clone(engine), &index).await.map_err(engine_error)?;
@@ -113,9 +118,15 @@ impl Commands {
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
         });
-        inner.followed.round(&mut follower, &inner.types, drop).await;
-        inner.take_up_unfinished().await.map_err(unusable)?;
-        inner.start(follower, retention);
+        let incomplete = Some(inner.followed.incomplete().await);
+        let (ready, is_ready) = oneshot::channel();
+        inner.start(follower, (incomplete, ready), retention);
+        tokio::select! {
+            // It has ended if the engine has.
+            _ = is_ready => {}
+            () = inner.followed.failed() => tracing::error!("the server begins without its index of commands"),
+            () = sleep(START_PATIENCE) => tracing::warn!("the index of commands is made while the server serves"),
+        }
         Ok(Self(inner))
     }
 
@@ -218,6 +229,7 @@ impl Inner {
         self.change(&id, |live| live.execution.offset = offset);
     }
 
+    /// Takes up what had not ended when the server did.
     async fn take_up_unfinished(&self) -> store::Result<()> {
         for row in self.followed.index().unfinished().await? {
             let kind = Name::stored(&row.kind).ok().and_then(|kind| self.types.find(&kind).ok());
@@ -232,7 +244,12 @@ impl Inner {
     }
 
     /// Starts what goes on by itself.
-    fn start(self: &Arc<Self>, follower: Follower, retention: Duration) {
+    fn start(
+        self: &Arc<Self>,
+        follower: Follower,
+        starting: (Incomplete, oneshot::Sender<()>),
+        retention: Duration,
+    ) {
         let until_stop = |task: futures::future::BoxFuture<'static, ()>| {
             let stop = self.stop.clone();
             tokio::spawn(async move {
@@ -240,7 +257,7 @@ impl Inner {
             })
         };
         let tasks = vec![
-            until_stop(Box::pin(Arc::clone(self).follow(follower))),
+            until_stop(Box::pin(Arc::clone(self).follow(follower, starting))),
             until_stop(Box::pin(Arc::clone(self).end_what_is_due())),
             until_stop(Box::pin(Arc::clone(self).forget_what_is_old(retention))),
             until_stop(Box::pin(Arc::clone(self).keep_looking_for_space())),
@@ -248,17 +265,29 @@ impl Inner {
         self.tasks().extend(tasks);
     }
 
-    /// Keeps the index up with the topics.
-    async fn follow(self: Arc<Self>, mut follower: Follower) {
+    /// Keeps the index up with the topics; first of all, makes up for what came since it was written.
+    async fn follow(
+        self: Arc<Self>,
+        mut follower: Follower,
+        (mut incomplete, ready): (Incomplete, oneshot::Sender<()>),
+    ) {
+        let hand_over = |ended: following::HandedOver| {
+            let mut table = self.table();
+            for (id, outcome) in ended {
+                table.hand_over(&id, outcome);
+            }
+        };
+        self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
+        while let Err(error) = self.take_up_unfinished().await {
+            tracing::error!(%error, "the commands that have not ended cannot be read; trying again");
+            sleep(RETRY).await;
+            self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
+        }
+        drop((incomplete.take(), ready));
         loop {
             self.followed.wait_for_work().await;
-            let hand_over = |ended: following::HandedOver| {
-                let mut table = self.table();
-                for (id, outcome) in ended {
-                    table.hand_over(&id, outcome);
-                }
-            };
-            self.followed.round(&mut follower, &self.types, hand_over).await;
+            self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
+            incomplete = None;
         }
     }
 

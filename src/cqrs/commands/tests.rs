@@ -395,7 +395,7 @@ async fn while_the_index_is_made_anew_callers_are_refused_and_claim_nothing() {
     let engine = memory();
     let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
     drop(commands.handle(vec![name()], "", 1).await.unwrap());
-    let making = commands.0.followed.make_anew().await;
+    let making = commands.0.followed.incomplete().await;
     let stop = CancellationToken::new();
     let send_it = commands.send(command("a"), Duration::ZERO, &stop);
     let (viewed, sent) = tokio::join!(commands.view("a", Parts::Whole), send_it);
