@@ -423,7 +423,8 @@ pub trait Engine: Send + Sync + 'static {
     /// The open consumers of durable subscriptions, or of one, the oldest first.
     async fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>>;
 
-    /// Tells what became of a message in the subscriptions of its topic. An engine without
+    /// Tells what became of a message in the subscriptions of its topic; in the server's own only if the topic
+    /// is one of those. An engine without
     /// [`Capabilities::history`] only tells where it is. [`Error::NoSuchMessage`] past the end.
     async fn explain(&self, topic: &Name, offset: Offset) -> Result<Explanation>;
 

@@ -220,7 +220,7 @@ impl Followed {
     }
 
     /// After a failure: a damaged index is made anew, everything else tried again.
-    async fn repair(&self, follower: &mut Follower, error: &Error) -> Result<()> {
+    pub(super) async fn repair(&self, follower: &mut Follower, error: &Error) -> Result<()> {
         let store = self.index.store();
         match error {
             Error::Store(store::Error::Damaged(_)) => store.reset().await?,

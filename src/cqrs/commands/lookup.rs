@@ -196,6 +196,7 @@ impl Following {
 impl Inner {
     /// What is known of a command.
     pub(super) async fn summary(&self, id: &str) -> Result<Summary> {
+        self.learn_attempts(id).await;
         // One that is just being stored is none yet; what there is with its id the index knows.
         let stored = self
             .table()

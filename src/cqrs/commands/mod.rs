@@ -122,7 +122,7 @@ impl Commands {
         let (ready, is_ready) = oneshot::channel();
         inner.start(follower, (incomplete, ready), retention);
         tokio::select! {
-            // It has ended if the engine has.
+            // It is dropped.
             _ = is_ready => {}
             () = inner.followed.failed() => tracing::error!("the server begins without its index of commands"),
             () = sleep(START_PATIENCE) => tracing::warn!("the index of commands is made while the server serves"),
@@ -226,7 +226,25 @@ impl Inner {
             execution.revision = execution.revision.max(Timestamp::now().0);
             table.insert(Arc::clone(&id), Arc::clone(kind), content, execution);
         }
-        self.change(&id, |live| live.execution.offset = offset);
+        self.change(&id, |live| {
+            live.execution.offset = offset;
+            live.execution.attempts_unknown = true;
+        });
+    }
+
+    /// Asks the engine how often a command was delivered, if that was in another process and is not known.
+    async fn learn_attempts(&self, id: &str) {
+        let unknown = {
+            let table = self.table();
+            let live = table.get(id).filter(|live| live.execution.attempts_unknown);
+            live.map(|live| (Arc::clone(&live.kind), live.execution.offset))
+        };
+        let Some((kind, offset)) = unknown else { return };
+        // Only for show: without an answer it is asked again.
+        let Ok(explanation) = self.engine.explain(&kind.commands, offset).await else { return };
+        let journey = explanation.journeys.into_iter().find(|journey| journey.subscription == kind.commands);
+        let attempts = journey.map_or(0, |journey| journey.attempts);
+        self.change(id, |live| live.execution.learn_attempts(attempts));
     }
 
     /// Takes up what had not ended when the server did.
@@ -280,7 +298,9 @@ impl Inner {
         self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
         while let Err(error) = self.take_up_unfinished().await {
             tracing::error!(%error, "the commands that have not ended cannot be read; trying again");
-            sleep(RETRY).await;
+            if self.followed.repair(&mut follower, &error.into()).await.is_err() {
+                sleep(RETRY).await;
+            }
             self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
         }
         drop((incomplete.take(), ready));
