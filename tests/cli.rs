@@ -890,7 +890,8 @@ fn what_others_have_chosen_does_nothing_to_the_terminal() {
     assert_eq!(handler.line(), "ready\tSUCCEEDED\t1");
     let bad = "\u{1b}[31m\n\u{9b}2J";
     let shown = r"\u{1b}[31m\n\u{9b}2J";
-    let send = ["command", "send", "t", bad, "--key", bad, "--id", "a", "--wait", "20s", "--content-type", bad];
+    let send =
+        ["command", "send", "t", bad, "--key", bad, "--id", "a", "--wait", "20s", "--content-type", bad];
     let attribute = format!("{bad}={bad}");
     let sent = server.ok(&[&send[..], &["--attribute", &attribute, "--correlation-id", bad]].concat());
     server.ok(&["kv", "bucket", "create", "b"]);
@@ -913,6 +914,7 @@ fn what_others_have_chosen_does_nothing_to_the_terminal() {
 fn a_handler_finishes_what_runs_at_a_signal_and_its_program_is_told_of_cancelling() {
     let server = Server::start();
     let script = r#"[ "$COLUMBA_COMMAND_ID" = ready ] && exit
+        [ "$COLUMBA_COMMAND_ID" = other ] && exit 75
         trap 'echo stopped >&2; exit 1' TERM
         while [ ! -e "$COLUMBA_COMMAND_KEY" ]; do sleep 0.05 & wait $!; done; printf done"#;
     let mut handler = handler(&server, &["--concurrency", "2"], script);
@@ -926,9 +928,22 @@ fn a_handler_finishes_what_runs_at_a_signal_and_its_program_is_told_of_cancellin
     server.ok(&["command", "cancel", "cancelled"]);
     assert_eq!(handler.line(), "cancelled\tCANCELLED\t1");
     kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
+    // It has room for one more, and wants none; unless the signal comes later than this.
+    server.ok(&["command", "send", "t", "--id", "other"]);
+    eventually(|| !is_running("other"));
+    let mut second = Running::start(server.command(&["command", "handle", "t", "--exec", "cat"]));
+    assert!(second.line().starts_with("other\tSUCCEEDED\t"));
+    assert!(is_running("finishes"));
+    kill_process(Pid::from_child(&second.child), Signal::TERM).unwrap();
+    assert_eq!(second.end().0, Some(0));
     server.file("go", "");
-    assert_eq!(handler.line(), "finishes\tSUCCEEDED\t1");
-    assert_eq!(handler.end(), (Some(0), "stopped\n".into()));
+    let mut line = handler.line();
+    while line.starts_with("other\tPENDING\t") {
+        line = handler.line();
+    }
+    assert_eq!(line, "finishes\tSUCCEEDED\t1");
+    let (status, said) = handler.end();
+    assert!(status == Some(0) && said.ends_with("stopped\n"), "{said}");
     // Nobody is left to take it.
     server.ok(&["command", "send", "t", "--id", "pending"]);
     server.run(&["command", "wait", "pending", "--for", "0s"], "").fails(1);

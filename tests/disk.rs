@@ -243,16 +243,17 @@ async fn commands_that_could_not_be_completed_are_not_handed_out() {
     let request = SendCommandRequest { command: Some(command), wait: None };
     client.commands().send_command(request).await.unwrap();
     let held = delivery(&mut first).await;
+    let mut second = client.handle().await;
     disk.fill();
     let full = client.complete(&held).await.unwrap_err();
     assert_eq!(full.get_details_error_info().unwrap().reason, "DISK_FULL");
 
     drop(first);
-    let mut second = client.handle().await;
     let too_soon = tokio::time::timeout(Duration::from_secs(1), delivery(&mut second)).await;
     assert_eq!(too_soon.map(|delivery| delivery.attempt).ok(), None, "the disk is full still");
     disk.empty();
     let again = tokio::time::timeout(PATIENCE, delivery(&mut second)).await.expect("it goes on by itself");
-    assert_eq!(again.attempt, 2);
+    // The second may have been asked for more before, and the engine have tried to hand it over.
+    assert!((2..=3).contains(&again.attempt), "{}", again.attempt);
     assert_eq!(client.complete(&again).await.unwrap(), CommandState::Succeeded);
 }

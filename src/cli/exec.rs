@@ -45,11 +45,7 @@ pub(super) enum Ran {
 
 impl Program {
     /// A program that can be run, by its path or, without a slash, its name in `PATH`.
-    pub(super) fn find(
-        name: OsString,
-        arguments: Vec<OsString>,
-        max_message: usize,
-    ) -> Result<Self, Error> {
+    pub(super) fn find(name: OsString, arguments: Vec<OsString>, max_message: usize) -> Result<Self, Error> {
         let program = Self { name, arguments, max_message };
         program.check().map_err(|problem| program.cannot_be_run(&problem)).map(|()| program)
     }

@@ -36,7 +36,9 @@ impl Format {
             return items.iter().try_for_each(|item| json_line(&mut out, item));
         }
         let mut table = bare_table();
-        table.set_header(header.to_vec()).add_rows(items.iter().map(|item| row(item).into_iter().map(harmless)));
+        table
+            .set_header(header.to_vec())
+            .add_rows(items.iter().map(|item| row(item).into_iter().map(harmless)));
         set_padding(&mut table);
         for &number in numbers {
             if let Some(column) = table.column_mut(number) {

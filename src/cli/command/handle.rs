@@ -25,7 +25,8 @@ use crate::model::limits::{MAX_COMMAND_RESULT_BYTES, MAX_FAILURE_MESSAGE_BYTES, 
 use crate::proto::v1::complete_command_request::Outcome;
 use crate::proto::v1::handle_commands_response::Event;
 use crate::proto::v1::{
-    CommandDelivery, CommandFailure, CommandState, CompleteCommandRequest, ExtendCommandRequest, HandleCommandsRequest,
+    CommandDelivery, CommandFailure, CommandState, CompleteCommandRequest, DrainHandlerRequest,
+    ExtendCommandRequest, HandleCommandsRequest,
 };
 
 /// How often the lease of a running program is extended: a third of it.
@@ -46,7 +47,8 @@ const LONGEST_GOAWAY: Duration = Duration::from_secs(30);
 /// environment, as `COLUMBA_COMMAND_ID`, `COLUMBA_COMMAND_CONTENT_TYPE` and so on. It may be run more than once for the same command. When somebody cancels the command, it
 /// gets SIGTERM, and so does what it has started.
 ///
-/// At Ctrl-C or SIGTERM, takes no more commands and ends when those that run are done.
+/// At Ctrl-C or SIGTERM, takes no more commands and ends when those that run are done. What comes after that
+/// goes to other handlers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   columba command handle account.deposit --exec ./deposit.sh
@@ -89,6 +91,7 @@ pub(super) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error
         },
         slots: Arc::new(Semaphore::new(args.concurrency as usize)),
         left: args.count.unwrap_or(u64::MAX),
+        takes: None,
         runs: JoinSet::new(),
         cancels: HashMap::new(),
         was_open: false,
@@ -108,6 +111,8 @@ struct Handler<'a> {
     slots: Arc<Semaphore>,
     /// Runs to begin still.
     left: u64,
+    /// What the server calls the open stream, unless it was told that it takes no more.
+    takes: Option<String>,
     runs: JoinSet<Run>,
     /// How to tell a run that its command is to be cancelled, by delivery.
     cancels: HashMap<Bytes, CancellationToken>,
@@ -161,6 +166,7 @@ impl Handler<'_> {
     }
 
     async fn connection(&mut self) -> Result<End, Error> {
+        self.takes = None;
         let opening = self.client.handle_commands(Request::new(self.request.clone()));
         let opened = tokio::time::timeout(self.context.timeout, opening).await;
         let mut events = opened
@@ -171,6 +177,9 @@ impl Handler<'_> {
             // Until what runs is done the stream stays open: its end would give the leases back.
             if self.is_over() {
                 return Ok(End::Done);
+            }
+            if self.left == 0 {
+                self.drain().await;
             }
             let event = tokio::select! {
                 biased;
@@ -188,7 +197,10 @@ impl Handler<'_> {
                 return Err(Error::Lost("the server ended the stream".into()));
             };
             match response.event {
-                Some(Event::Started(_)) => self.was_open = true,
+                Some(Event::Started(started)) => {
+                    self.was_open = true;
+                    self.takes = Some(started.handler_id);
+                }
                 Some(Event::Delivery(delivery)) => {
                     self.backoff.reset();
                     self.begin(delivery);
@@ -209,9 +221,33 @@ impl Handler<'_> {
         }
     }
 
-    /// Begins a run. What comes after the last one is given back with the stream.
+    /// Tells the server that no more commands are wanted, while what runs is finished.
+    async fn drain(&mut self) {
+        let Some(handler_id) = self.takes.take() else { return };
+        let mut request = Request::new(DrainHandlerRequest { handler_id });
+        request.set_timeout(self.context.timeout);
+        // A server that does not know how keeps them until the stream or their lease ends.
+        drop(self.client.drain_handler(request).await);
+    }
+
+    /// Gives back what was on its way when no more was wanted.
+    fn give_back(&self, delivery: CommandDelivery) {
+        let (mut client, timeout) = (self.client.clone(), self.context.timeout);
+        let (code, message) = ("HANDLER_LEAVES".into(), "the handler takes no more commands".into());
+        let failure = CommandFailure { code, message, retryable: true };
+        let (ack_id, outcome) = (delivery.ack_id, Some(Outcome::Failure(failure)));
+        tokio::spawn(async move {
+            let mut request = Request::new(CompleteCommandRequest { ack_id, outcome, events: Vec::new() });
+            request.set_timeout(timeout);
+            // If that does not work, its lease ends with the stream.
+            drop(client.complete_command(request).await);
+        });
+    }
+
+    /// Begins a run, if any is left.
     fn begin(&mut self, delivery: CommandDelivery) {
         if self.left == 0 {
+            self.give_back(delivery);
             return;
         }
         self.left -= 1;

@@ -251,7 +251,10 @@ impl Follower {
         }
         for (topic, created, last) in topics {
             let Some(place) = self.places.get(topic) else { continue };
-            if place.created != created || place.next > last + 1 || !self.is_last_read_there(topic, place).await {
+            if place.created != created
+                || place.next > last + 1
+                || !self.is_last_read_there(topic, place).await
+            {
                 return true;
             }
         }

@@ -19,7 +19,7 @@ use super::live::Id;
 use super::record::{Command, StoredCommand};
 use super::types::Type;
 use crate::cqrs::handlers::{HandlerKind, Listed, Tally};
-use crate::engine::{Consumer, Credit, Settlement, Target};
+use crate::engine::{Consumer, Credit, Retry, Settlement, Target};
 use crate::model::limits::{COMMAND_LEASE, DEFAULT_OUTSTANDING_BYTES};
 use crate::model::{Delivery, Name, Timestamp};
 
@@ -179,6 +179,18 @@ enum Taken {
 struct Source {
     kind: Arc<Type>,
     consumer: Box<dyn Consumer>,
+    /// It was asked, and has not answered yet: something may be on its way.
+    asked: bool,
+}
+
+impl Source {
+    /// May be dropped and called again.
+    async fn next(&mut self) -> Result<(Arc<Type>, Vec<Delivery>)> {
+        self.asked = true;
+        let deliveries = self.consumer.next().await;
+        self.asked = false;
+        Ok((Arc::clone(&self.kind), deliveries?))
+    }
 }
 
 impl Handling {
@@ -199,7 +211,7 @@ impl Handling {
         for kind in kinds {
             let target = Target::Durable(kind.commands.clone());
             let consumer = inner.engine.subscribe_as(target, credit, name).await?;
-            sources.push(Source { kind, consumer });
+            sources.push(Source { kind, consumer, asked: false });
         }
         let tally = listed.tally().clone();
         let holder = Holder { tally, held: Mutex::default(), told: Notify::new() };
@@ -233,8 +245,12 @@ impl Handling {
                 let ack_id = Ack { id: id.to_string(), ack }.encode();
                 return Ok(Event::CancelRequested { id: id.to_string(), ack_id });
             }
-            let has_space = *self.space.borrow_and_update();
-            if has_space && self.up_next.is_some() {
+            let is_leaving = self.listed.is_draining();
+            if is_leaving {
+                self.give_back_what_waits();
+            }
+            let is_taking = *self.space.borrow_and_update() && !is_leaving;
+            if is_taking && self.up_next.is_some() {
                 self.go_on().await?;
                 continue;
             }
@@ -249,19 +265,26 @@ impl Handling {
             }
             let (holder, extend_at, mut space) =
                 (Arc::clone(&self.holder), self.extend_at, self.space.clone());
+            let draining = self.listed.draining();
             let (kind, deliveries) = tokio::select! {
                 biased;
                 () = holder.told.notified() => continue,
                 // Its sender is in `inner`.
                 _ = space.changed() => continue,
+                () = draining, if !is_leaving => continue,
                 () = sleep_until(extend_at) => {
                     self.extend_what_waits().await?;
                     continue;
                 }
-                deliveries = self.deliveries(), if has_space => deliveries?,
+                deliveries = self.deliveries(is_taking) => deliveries?,
             };
-            for delivery in deliveries {
-                self.come(&kind, delivery);
+            if is_taking {
+                for delivery in deliveries {
+                    self.come(&kind, delivery);
+                }
+            } else {
+                // They were on their way.
+                self.give_back(kind, deliveries);
             }
         }
     }
@@ -337,19 +360,43 @@ impl Handling {
         Ok(())
     }
 
-    /// Waits for deliveries of any type, beginning with another one each time.
-    async fn deliveries(&mut self) -> Result<(Arc<Type>, Vec<Delivery>)> {
-        if let [only] = &mut self.sources[..] {
-            return Ok((Arc::clone(&only.kind), only.consumer.next().await?));
-        }
+    /// Waits for deliveries of any type, beginning with another one each time; if it takes no more, only for
+    /// those that were asked for before.
+    async fn deliveries(&mut self, is_taking: bool) -> Result<(Arc<Type>, Vec<Delivery>)> {
         self.turn = (self.turn + 1) % self.sources.len();
         let (late, early) = self.sources.split_at_mut(self.turn);
-        let waiting = early.iter_mut().chain(late).map(|source| {
-            let Source { kind, consumer } = source;
-            async move { (Arc::clone(kind), consumer.next().await) }.boxed()
+        let asked = early.iter_mut().chain(late).filter(|source| is_taking || source.asked);
+        let waiting: Vec<_> = asked.map(|source| source.next().boxed()).collect();
+        if waiting.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        select_all(waiting).await.0
+    }
+
+    /// Gives back what waits for its key.
+    fn give_back_what_waits(&mut self) {
+        let mut waiting: HashMap<Name, Vec<Delivery>> = HashMap::new();
+        let up_next = self.up_next.take().map(|((kind, _), next)| (kind, next));
+        for (kind, delivery) in self.lines.give_up().chain(up_next) {
+            waiting.entry(kind).or_default().push(delivery);
+        }
+        for (kind, deliveries) in waiting {
+            if let Ok(kind) = self.inner.types.find(&kind) {
+                self.give_back(kind, deliveries);
+            }
+        }
+    }
+
+    /// Gives deliveries back, for others or for later.
+    fn give_back(&self, kind: Arc<Type>, deliveries: Vec<Delivery>) {
+        let inner = Arc::clone(&self.inner);
+        let acks = deliveries.into_iter().map(|delivery| delivery.ack_id).collect();
+        tokio::spawn(async move {
+            let nack =
+                Settlement::Nack { retry: Retry::After(Duration::ZERO), reason: "not handed out".into() };
+            // Without an answer the leases run out.
+            drop(inner.engine.settle(&kind.commands, acks, nack).await);
         });
-        let ((kind, deliveries), _, _) = select_all(waiting).await;
-        Ok((kind, deliveries?))
     }
 
     /// Takes up a delivery: hands it out, or has the command ended.

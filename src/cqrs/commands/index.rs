@@ -265,10 +265,7 @@ impl Index {
                 let (topic, place) = entry?;
                 let (next, created, read) = place.value();
                 if let Ok(topic) = Name::stored(topic.value()) {
-                    places.insert(
-                        topic,
-                        Place { next, created: Timestamp(created), read: Timestamp(read) },
-                    );
+                    places.insert(topic, Place { next, created: Timestamp(created), read: Timestamp(read) });
                 }
             }
             Ok(places)

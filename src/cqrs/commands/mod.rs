@@ -40,7 +40,7 @@ use self::live::{Id, Live, Table};
 use self::record::Fingerprint;
 use self::space::Space;
 use self::types::{Type, Types};
-use super::handlers::Handlers;
+use super::handlers::{HandlerKind, Handlers};
 use super::store;
 use crate::engine::{self, Engine};
 use crate::model::{Name, Offset, Timestamp};
@@ -139,6 +139,12 @@ impl Commands {
     ) -> Result<Handling> {
         self.0.check_capabilities()?;
         Handling::open(Arc::clone(&self.0), types, name, max_outstanding).await
+    }
+
+    /// Gives a handler no more commands; it keeps what it has. What waits on its stream goes to others.
+    pub(crate) fn drain(&self, handler: &str) -> Result<()> {
+        let is_there = self.0.handlers.drain(HandlerKind::Command, handler);
+        if is_there { Ok(()) } else { Err(Error::HandlerNotFound(handler.to_owned())) }
     }
 
     /// The figures of all types, by name.
