@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::ack::Ack;
 use super::error::{Error, Result};
 use super::execution::{Ended, Ending, Unclaimed};
-use super::handling::Holder;
+use super::holder::Holder;
 use super::index::SHOWN_MESSAGE_BYTES;
 use super::lookup::{Parts, View};
 use super::record::{Failure, Fingerprint, StoredOutcome};

@@ -1,121 +1,31 @@
 //! One handler: what it is given, and what it is told.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::select_all;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
 use super::ack::Ack;
 use super::error::Result;
 use super::execution::{Delivered, Execution, Lease};
+use super::holder::Holder;
 use super::lines::{Line, Lines};
 use super::live::Id;
 use super::record::{Command, StoredCommand};
 use super::types::Type;
-use crate::cqrs::handlers::{HandlerKind, Listed, Tally};
+use crate::cqrs::handlers::{HandlerKind, Listed};
 use crate::engine::{Consumer, Credit, Retry, Settlement, Target};
 use crate::model::limits::{COMMAND_LEASE, DEFAULT_OUTSTANDING_BYTES};
 use crate::model::{Delivery, Name, Timestamp};
 
 /// How often the leases of commands that wait for their key are extended: a third of them.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
-
-/// What a stream and those who complete its commands share.
-#[derive(Debug)]
-pub(super) struct Holder {
-    tally: Tally,
-    held: Mutex<Held>,
-    /// There is something to tell.
-    told: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    /// What it carries out, by id.
-    commands: HashMap<Id, Holding>,
-    /// Which of those are to be cancelled, and it was not told yet.
-    cancelled: BTreeSet<Id>,
-    /// Keys that it has carried out a command of; with whether that has ended, or was given back.
-    freed: Vec<(Line, Id, bool)>,
-}
-
-#[derive(Debug)]
-struct Holding {
-    /// The delivery.
-    ack: Bytes,
-    /// Its key, if it has one.
-    line: Option<Line>,
-}
-
-impl Holder {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hold(&self, id: Id, holding: Holding) {
-        let mut held = self.held();
-        held.commands.insert(id, holding);
-        self.count(&held);
-    }
-
-    /// It does not hold this delivery any more: the command has ended, or was given back.
-    pub(super) fn let_go(&self, id: &str, ack: &[u8], ended: bool) {
-        let mut held = self.held();
-        if held.commands.get(id).is_none_or(|holding| holding.ack != ack) {
-            return;
-        }
-        held.cancelled.remove(id);
-        if let Some((id, Holding { line: Some(line), .. })) = held.commands.remove_entry(id) {
-            held.freed.push((line, id, ended));
-            self.told.notify_one();
-        }
-        self.count(&held);
-    }
-
-    fn count(&self, held: &Held) {
-        self.tally.set_outstanding(u32::try_from(held.commands.len()).unwrap_or(u32::MAX));
-    }
-
-    /// Somebody wants a command cancelled that it holds.
-    pub(super) fn cancel(&self, id: &Id) {
-        let mut held = self.held();
-        if held.commands.contains_key(id) {
-            held.cancelled.insert(Arc::clone(id));
-            self.told.notify_one();
-        }
-    }
-
-    fn next_cancelled(&self) -> Option<(Id, Bytes)> {
-        let mut held = self.held();
-        let id = held.cancelled.pop_first()?;
-        let ack = held.commands.get(&id)?.ack.clone();
-        Some((id, ack))
-    }
-
-    fn holds(&self, id: &str, ack: &[u8]) -> bool {
-        self.held().commands.get(id).is_some_and(|holding| holding.ack == ack)
-    }
-
-    fn next_freed(&self) -> Option<(Line, Id, bool)> {
-        self.held().freed.pop()
-    }
-
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
-    }
-}
-
-impl PartialEq for Holder {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
 
 /// What happens on a handler's stream.
 #[derive(Debug)]
@@ -214,7 +124,7 @@ impl Handling {
             sources.push(Source { kind, consumer, asked: false });
         }
         let tally = listed.tally().clone();
-        let holder = Holder { tally, held: Mutex::default(), told: Notify::new() };
+        let holder = Holder::new(tally);
         Ok(Self {
             space: inner.space.follow(),
             inner,
@@ -268,7 +178,7 @@ impl Handling {
             let draining = self.listed.draining();
             let (kind, deliveries) = tokio::select! {
                 biased;
-                () = holder.told.notified() => continue,
+                () = holder.told() => continue,
                 // Its sender is in `inner`.
                 _ = space.changed() => continue,
                 () = draining, if !is_leaving => continue,
@@ -336,8 +246,8 @@ impl Handling {
     fn free_unless_held(&self, line: Line, id: Id, taken: Taken) {
         match taken {
             Taken::HandedOut => {}
-            Taken::Over => self.holder.held().freed.push((line, id, true)),
-            Taken::Unknown => self.holder.held().freed.push((line, id, false)),
+            Taken::Over => self.holder.free(line, id, true),
+            Taken::Unknown => self.holder.free(line, id, false),
         }
     }
 
@@ -437,7 +347,7 @@ impl Handling {
             }
             // Before anybody else sees the lease: who ends the command has the holder let go of it.
             if delivered == Delivered::HandOut {
-                self.holder.hold(Arc::clone(&id), Holding { ack: ack.clone(), line });
+                self.holder.hold(Arc::clone(&id), ack.clone(), line);
             }
             // Who is settling it may not succeed.
             (delivered, execution.is_undecided())
@@ -472,10 +382,10 @@ impl Handling {
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        let held: Vec<_> = std::mem::take(&mut self.holder.held().commands).into_iter().collect();
+        let held = self.holder.take();
         let (now, at) = (Instant::now(), Timestamp::now());
-        for (id, holding) in held {
-            self.inner.change(&id, |live| live.execution.release(&holding.ack, now, at));
+        for (id, ack) in held {
+            self.inner.change(&id, |live| live.execution.release(&ack, now, at));
         }
     }
 }

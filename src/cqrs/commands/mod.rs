@@ -12,6 +12,7 @@ mod error;
 mod execution;
 mod following;
 mod handling;
+mod holder;
 mod index;
 mod indexing;
 mod lines;
