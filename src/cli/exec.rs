@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::error::Error;
+use crate::config::program_directories;
 
 /// The exit status with which a program says that trying again may help: `EX_TEMPFAIL` of sysexits.
 const TRY_AGAIN: i32 = 75;
@@ -55,8 +56,8 @@ impl Program {
         if path.as_os_str().as_encoded_bytes().contains(&b'/') {
             return check_file(path);
         }
-        let directories = std::env::var_os("PATH").unwrap_or_default();
-        let found: Vec<PathBuf> = std::env::split_paths(&directories)
+        let found: Vec<PathBuf> = program_directories()
+            .into_iter()
             .map(|directory| directory.join(path))
             .filter(|path| path.is_file())
             .collect();
