@@ -139,6 +139,11 @@ impl Default for Config {
 #[error("{}", .0.join("\n"))]
 pub struct Problems(pub Vec<String>);
 
+/// Where the system looks for programs, as `PATH` says.
+pub(crate) fn program_directories() -> Vec<PathBuf> {
+    std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect()
+}
+
 impl Config {
     /// Loads the configuration of this process. `flags` are keys and values from the command line;
     /// without a `file`, `COLUMBA_CONFIG` may name one.

@@ -861,13 +861,60 @@ fn commands_are_sent_carried_out_by_a_program_and_looked_up() {
     assert_eq!(server.json(&["command", "get", "good"])[0]["payload"], "data");
     server.run(&["command", "get", "unknown"], "").fails(3);
     kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
-    assert_eq!(handler.end(), (Some(0), String::new()));
+    // What the program says, its handler passes on.
+    assert_eq!(handler.end(), (Some(0), "no such\naccount\n".into()));
+}
+
+#[test]
+fn a_handler_does_not_start_with_a_program_that_cannot_be_run() {
+    let server = Server::start();
+    let plain = server.file("plain", "");
+    let plain = plain.to_str().unwrap();
+    for kind in ["command", "query"] {
+        let handle = |program: &str| server.run(&[kind, "handle", "t", "--exec", program], "").fails(1);
+        let missing = handle("./missing-program");
+        assert!(missing.contains("cannot run ./missing-program: No such file"), "{missing}");
+        let unknown = handle("missing-program");
+        assert!(unknown.contains("cannot run missing-program: no directory of PATH has it"), "{unknown}");
+        let error = handle(plain);
+        assert!(error.contains(plain) && error.contains("chmod +x"), "{error}");
+    }
+    // It has not asked for commands.
+    server.run(&["command", "send", "t"], "").fails(3);
+}
+
+#[test]
+fn what_others_have_chosen_does_nothing_to_the_terminal() {
+    let server = Server::start();
+    let mut handler = handler(&server, &[], "cat");
+    assert_eq!(handler.line(), "ready\tSUCCEEDED\t1");
+    let bad = "\u{1b}[31m\n\u{9b}2J";
+    let shown = r"\u{1b}[31m\n\u{9b}2J";
+    let send =
+        ["command", "send", "t", bad, "--key", bad, "--id", "a", "--wait", "20s", "--content-type", bad];
+    let attribute = format!("{bad}={bad}");
+    let sent = server.ok(&[&send[..], &["--attribute", &attribute, "--correlation-id", bad]].concat());
+    server.ok(&["kv", "bucket", "create", "b"]);
+    let printed = [
+        (sent, 7),
+        (server.ok(&["command", "get", "a"]), 7),
+        (server.ok(&["command", "ls"]), 1),
+        (server.ok(&["kv", "put", "b", bad, bad]), 1),
+        (server.ok(&["kv", "get", "b", bad]), 1),
+        (server.ok(&["kv", "ls", "b"]), 2),
+        (server.ok(&["kv", "rm", "b", bad]), 1),
+    ];
+    for (printed, times) in printed {
+        assert!(!printed.chars().any(|c| c.is_control() && c != '\n'), "{printed:?}");
+        assert_eq!(printed.matches(shown).count(), times, "{printed}");
+    }
 }
 
 #[test]
 fn a_handler_finishes_what_runs_at_a_signal_and_its_program_is_told_of_cancelling() {
     let server = Server::start();
     let script = r#"[ "$COLUMBA_COMMAND_ID" = ready ] && exit
+        [ "$COLUMBA_COMMAND_ID" = other ] && exit 75
         trap 'echo stopped >&2; exit 1' TERM
         while [ ! -e "$COLUMBA_COMMAND_KEY" ]; do sleep 0.05 & wait $!; done; printf done"#;
     let mut handler = handler(&server, &["--concurrency", "2"], script);
@@ -881,9 +928,22 @@ fn a_handler_finishes_what_runs_at_a_signal_and_its_program_is_told_of_cancellin
     server.ok(&["command", "cancel", "cancelled"]);
     assert_eq!(handler.line(), "cancelled\tCANCELLED\t1");
     kill_process(Pid::from_child(&handler.child), Signal::TERM).unwrap();
+    // It has room for one more, and wants none; unless the signal comes later than this.
+    server.ok(&["command", "send", "t", "--id", "other"]);
+    eventually(|| !is_running("other"));
+    let mut second = Running::start(server.command(&["command", "handle", "t", "--exec", "cat"]));
+    assert!(second.line().starts_with("other\tSUCCEEDED\t"));
+    assert!(is_running("finishes"));
+    kill_process(Pid::from_child(&second.child), Signal::TERM).unwrap();
+    assert_eq!(second.end().0, Some(0));
     server.file("go", "");
-    assert_eq!(handler.line(), "finishes\tSUCCEEDED\t1");
-    assert_eq!(handler.end(), (Some(0), String::new()));
+    let mut line = handler.line();
+    while line.starts_with("other\tPENDING\t") {
+        line = handler.line();
+    }
+    assert_eq!(line, "finishes\tSUCCEEDED\t1");
+    let (status, said) = handler.end();
+    assert!(status == Some(0) && said.ends_with("stopped\n"), "{said}");
     // Nobody is left to take it.
     server.ok(&["command", "send", "t", "--id", "pending"]);
     server.run(&["command", "wait", "pending", "--for", "0s"], "").fails(1);

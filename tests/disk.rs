@@ -11,22 +11,26 @@ mod process;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use columba::proto::v1::command_service_client::CommandServiceClient;
+use columba::proto::v1::complete_command_request::Outcome;
+use columba::proto::v1::handle_commands_response::Event;
 use columba::proto::v1::key_value_service_client::KeyValueServiceClient;
 use columba::proto::v1::publisher_service_client::PublisherServiceClient;
 use columba::proto::v1::subscriber_service_client::SubscriberServiceClient;
 use columba::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use columba::proto::v1::topic_service_client::TopicServiceClient;
 use columba::proto::v1::{
-    AckRequest, Bucket, CreateBucketRequest, CreateSubscriptionRequest, CreateTopicRequest, GetRequest,
+    AckRequest, Bucket, Command, CommandDelivery, CommandState, CompleteCommandRequest, CreateBucketRequest,
+    CreateSubscriptionRequest, CreateTopicRequest, GetRequest, HandleCommandsRequest, HandleCommandsResponse,
     ListEntriesRequest, Message, PublishRequest, PullRequest, PurgeTopicRequest, PutRequest,
-    ReadMessagesRequest, StartPosition, Subscription, Topic, start_position,
+    ReadMessagesRequest, SendCommandRequest, StartPosition, Subscription, Topic, start_position,
 };
 use process::ServerProcess;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 const MESSAGE_BYTES: usize = 64 << 10;
@@ -42,7 +46,7 @@ impl SmallDisk {
     /// None where the kernel does not let this user mount one.
     fn mount(at: &Path) -> Option<Self> {
         let script = format!("mount -t tmpfs -o size=64m small {} && echo mounted && read end", at.display());
-        let mut holder = Command::new("unshare")
+        let mut holder = std::process::Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -150,6 +154,21 @@ impl Client {
         }
     }
 
+    fn commands(&self) -> CommandServiceClient<Channel> {
+        CommandServiceClient::new(self.0.clone())
+    }
+
+    async fn handle(&self) -> Streaming<HandleCommandsResponse> {
+        let request = HandleCommandsRequest { types: vec!["t".into()], ..HandleCommandsRequest::default() };
+        self.commands().handle_commands(request).await.unwrap().into_inner()
+    }
+
+    async fn complete(&self, delivery: &CommandDelivery) -> Result<CommandState, Status> {
+        let (ack_id, outcome) = (delivery.ack_id.clone(), Some(Outcome::Result("r".into())));
+        let request = CompleteCommandRequest { ack_id, outcome, events: Vec::new() };
+        Ok(self.commands().complete_command(request).await?.into_inner().execution.unwrap().state())
+    }
+
     async fn set_up(&self) {
         let topic = Topic { name: "bulk".into(), ..Topic::default() };
         let request = CreateTopicRequest { topic: Some(topic), ..CreateTopicRequest::default() };
@@ -160,6 +179,23 @@ impl Client {
     }
 }
 
+/// A server on a small disk, with a reserve of 4 MiB.
+fn start(disk: &SmallDisk, data: &Path) -> ServerProcess {
+    let mut through = disk.inside().to_vec();
+    through.extend(["env", "COLUMBA_STORAGE_DISK_RESERVE=4MiB"].map(str::to_owned));
+    let through: Vec<_> = through.iter().map(String::as_str).collect();
+    ServerProcess::start_through(&through, data)
+}
+
+/// The next command on a handler's stream.
+async fn delivery(events: &mut Streaming<HandleCommandsResponse>) -> CommandDelivery {
+    loop {
+        if let Some(Event::Delivery(delivery)) = events.message().await.unwrap().unwrap().event {
+            return delivery;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_publishing_and_nothing_else_and_is_freed_by_a_purge() {
     let directory = tempfile::tempdir().unwrap();
@@ -167,10 +203,7 @@ async fn a_full_disk_refuses_publishing_and_nothing_else_and_is_freed_by_a_purge
         println!("skipped: this kernel lets nobody mount a file system of their own");
         return;
     };
-    let mut through = disk.inside().to_vec();
-    through.extend(["env", "COLUMBA_STORAGE_DISK_RESERVE=4MiB"].map(str::to_owned));
-    let through: Vec<_> = through.iter().map(String::as_str).collect();
-    let mut server = ServerProcess::start_through(&through, &directory.path().join("data"));
+    let mut server = start(&disk, &directory.path().join("data"));
     let client = Client::new(&server);
     client.set_up().await;
 
@@ -291,4 +324,33 @@ async fn a_full_disk_holds_up_a_view_and_loses_nothing() {
     let min_revision = tokio::time::timeout(PATIENCE, more).await.expect("writing resumes");
     let request = GetRequest { bucket: "blobs".into(), key: "more".into(), min_revision };
     KeyValueServiceClient::new(client.0.clone()).get(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn commands_that_could_not_be_completed_are_not_handed_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(directory.path()) else {
+        println!("skipped: this kernel lets nobody mount a file system of their own");
+        return;
+    };
+    let server = start(&disk, &directory.path().join("data"));
+    let client = Client::new(&server);
+    let mut first = client.handle().await;
+    let command = Command { id: "a".into(), r#type: "t".into(), ..Command::default() };
+    let request = SendCommandRequest { command: Some(command), wait: None };
+    client.commands().send_command(request).await.unwrap();
+    let held = delivery(&mut first).await;
+    let mut second = client.handle().await;
+    disk.fill();
+    let full = client.complete(&held).await.unwrap_err();
+    assert_eq!(full.get_details_error_info().unwrap().reason, "DISK_FULL");
+
+    drop(first);
+    let too_soon = tokio::time::timeout(Duration::from_secs(1), delivery(&mut second)).await;
+    assert_eq!(too_soon.map(|delivery| delivery.attempt).ok(), None, "the disk is full still");
+    disk.empty();
+    let again = tokio::time::timeout(PATIENCE, delivery(&mut second)).await.expect("it goes on by itself");
+    // The second may have been asked for more before, and the engine have tried to hand it over.
+    assert!((2..=3).contains(&again.attempt), "{}", again.attempt);
+    assert_eq!(client.complete(&again).await.unwrap(), CommandState::Succeeded);
 }

@@ -8,8 +8,11 @@ use super::wire::admin::{self, admin_service_server::AdminService};
 use super::{Context, convert, explain, page, watch};
 use crate::model::Timestamp;
 use crate::model::limits::{
-    MAX_ACK_IDS, MAX_CONSUMERS, MAX_MESSAGE_BYTES, MAX_PAGE_SIZE, MAX_PUBLISH_MESSAGES, MAX_REQUEST_BYTES,
-    MAX_SUBSCRIPTIONS, MAX_TOPICS,
+    MAX_ACK_IDS, MAX_BATCH_ENTRIES, MAX_BUCKETS, MAX_COMMAND_PAYLOAD_BYTES, MAX_COMMAND_RESULT_BYTES,
+    MAX_COMMAND_TYPES, MAX_CONSUMERS, MAX_ENTRY_WATCHES, MAX_HANDLERS, MAX_MESSAGE_BYTES, MAX_OPEN_QUERIES,
+    MAX_PAGE_SIZE, MAX_PUBLISH_MESSAGES, MAX_QUERY_BYTES, MAX_QUERY_RESULT_BYTES, MAX_QUERY_WATCHERS,
+    MAX_REQUEST_BYTES, MAX_SUBSCRIPTIONS, MAX_TOPICS, MAX_UNFINISHED_COMMANDS, MAX_UNFINISHED_PER_TYPE,
+    MAX_VALUE_BYTES,
 };
 
 pub(super) struct Admin {
@@ -129,5 +132,19 @@ fn limits() -> admin::Limits {
         max_subscriptions: number(MAX_SUBSCRIPTIONS),
         max_consumers: number(MAX_CONSUMERS),
         max_page_size: number(MAX_PAGE_SIZE),
+        max_handlers: number(MAX_HANDLERS),
+        max_command_types: number(MAX_COMMAND_TYPES),
+        max_unfinished_commands: number(MAX_UNFINISHED_COMMANDS),
+        max_unfinished_commands_per_type: number(MAX_UNFINISHED_PER_TYPE),
+        max_command_payload_bytes: MAX_COMMAND_PAYLOAD_BYTES as u64,
+        max_command_result_bytes: MAX_COMMAND_RESULT_BYTES as u64,
+        max_query_bytes: MAX_QUERY_BYTES as u64,
+        max_query_result_bytes: MAX_QUERY_RESULT_BYTES as u64,
+        max_open_queries: number(MAX_OPEN_QUERIES),
+        max_query_watchers: number(MAX_QUERY_WATCHERS),
+        max_buckets: number(MAX_BUCKETS),
+        max_value_bytes: MAX_VALUE_BYTES.into(),
+        max_batch_entries: number(MAX_BATCH_ENTRIES),
+        max_entry_watches: number(MAX_ENTRY_WATCHES),
     }
 }

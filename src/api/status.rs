@@ -157,6 +157,7 @@ impl From<commands::Error> for Refusal {
             E::Engine(error) => return error.into(),
             E::TypeNotFound(name) => resource("command_type", name.to_string()),
             E::NotFound(id) | E::Exists { id, .. } => resource("command", id),
+            E::HandlerNotFound(id) => resource("handler", id),
             E::Ended { id, state } => {
                 let detail = Detail::Precondition { subject: format!("command/{id}") };
                 (detail, vec![("command", id), ("state", state.to_owned())])

@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
+use super::message::printable;
 use crate::proto::v1;
 
 /// How to print.
@@ -21,7 +22,8 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// Prints a table of items, or each item as JSON. `numbers` are the columns to align right.
+    /// Prints a table of items, or each item as JSON. `numbers` are the columns to align right. What is in the
+    /// cells may come from anybody: control characters are escaped.
     pub(super) fn list<T: Serialize>(
         self,
         items: &[T],
@@ -34,7 +36,9 @@ impl Format {
             return items.iter().try_for_each(|item| json_line(&mut out, item));
         }
         let mut table = bare_table();
-        table.set_header(header.to_vec()).add_rows(items.iter().map(row));
+        table
+            .set_header(header.to_vec())
+            .add_rows(items.iter().map(|item| row(item).into_iter().map(harmless)));
         set_padding(&mut table);
         for &number in numbers {
             if let Some(column) = table.column_mut(number) {
@@ -44,7 +48,8 @@ impl Format {
         writeln!(out, "{}", table.trim_fmt())
     }
 
-    /// Prints one item as names and values, or as JSON. Empty values are left out of the text.
+    /// Prints one item as names and values, or as JSON. Empty values are left out of the text, and control
+    /// characters in it are escaped.
     pub(super) fn item<T: Serialize>(self, item: &T, fields: Vec<(&str, String)>) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if self == Self::Json {
@@ -52,18 +57,26 @@ impl Format {
         }
         let mut table = bare_table();
         let shown = fields.into_iter().filter(|(_, value)| !value.is_empty());
-        table.add_rows(shown.map(|(name, value)| [name.to_owned(), value]));
+        table.add_rows(shown.map(|(name, value)| [name.to_owned(), harmless(value)]));
         set_padding(&mut table);
         writeln!(out, "{}", table.trim_fmt())
     }
 
-    /// Prints one sentence, or an item as JSON.
+    /// Prints one sentence, or an item as JSON. In the sentence, what others have chosen must be [`printable`].
     pub(super) fn sentence<T: Serialize>(self, item: &T, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         match self {
             Self::Text => writeln!(out, "{text}"),
             Self::Json => json_line(&mut out, item),
         }
+    }
+}
+
+/// Text without anything that a terminal would act on.
+fn harmless(text: String) -> String {
+    match printable(text.as_bytes()) {
+        std::borrow::Cow::Borrowed(_) => text,
+        std::borrow::Cow::Owned(escaped) => escaped,
     }
 }
 

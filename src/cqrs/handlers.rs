@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
 use crate::model::limits::MAX_HANDLERS;
 use crate::model::{Kind, Name, Timestamp};
 
@@ -74,6 +76,8 @@ struct Entry {
     types: Vec<Name>,
     since: Timestamp,
     max_outstanding: u32,
+    /// It is to get nothing more.
+    draining: CancellationToken,
     outstanding: AtomicU32,
     answered: AtomicU64,
     failed: AtomicU64,
@@ -100,6 +104,7 @@ impl Handlers {
             types,
             since: Timestamp::now(),
             max_outstanding,
+            draining: CancellationToken::new(),
             outstanding: AtomicU32::new(0),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -124,6 +129,15 @@ impl Handlers {
             kind.is_none_or(|kind| entry.kind == kind) && of.is_none_or(|of| entry.types.contains(of))
         });
         chosen.take(limit).map(|(&number, entry)| entry.info(number)).collect()
+    }
+
+    /// Wants a handler to get nothing more; says whether there is one of this kind and [id](Listed::id).
+    pub(crate) fn drain(&self, kind: HandlerKind, handler: &str) -> bool {
+        let registry = self.registry();
+        let number = handler.strip_prefix('h').and_then(|number| number.parse().ok());
+        let entry = number.and_then(|number: u64| registry.entries.get_key_value(&number));
+        let entry = entry.filter(|(number, entry)| entry.kind == kind && id(**number) == handler);
+        entry.inspect(|(_, entry)| entry.draining.cancel()).is_some()
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -165,6 +179,16 @@ impl Listed {
     /// The server's name for the handler, unique until the server restarts.
     pub(crate) fn id(&self) -> String {
         id(self.number)
+    }
+
+    /// Whether it is to get nothing more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.tally.0.draining.is_cancelled()
+    }
+
+    /// Resolves when it is to get nothing more.
+    pub(crate) fn draining(&self) -> WaitForCancellationFutureOwned {
+        self.tally.0.draining.clone().cancelled_owned()
     }
 
     /// What counts for it.
@@ -233,6 +257,19 @@ mod tests {
         drop(first);
         tally.answered();
         assert_eq!(handlers.list(0, 10, None, None), listed[1..]);
+    }
+
+    #[test]
+    fn a_handler_is_drained_by_its_id_and_kind() {
+        let handlers = Handlers::default();
+        let join = |kind| handlers.join(kind, "", Vec::new(), 1).unwrap();
+        let (command, query) = (join(HandlerKind::Command), join(HandlerKind::Query));
+        for unknown in ["", "h", "h7", "hh1", "h+1", "h01", &query.id()] {
+            assert!(!handlers.drain(HandlerKind::Command, unknown), "{unknown}");
+        }
+        assert!(!command.is_draining());
+        assert!(handlers.drain(HandlerKind::Command, &command.id()));
+        assert!(command.is_draining() && !query.is_draining());
     }
 
     #[test]

@@ -22,7 +22,8 @@ impl Shared {
         let read = self.log.reader.read(&topic, offset, ONE).await?;
         let message = read.messages.into_iter().find(|message| message.offset == offset).ok_or_else(none)?;
         let mut journeys = Vec::new();
-        for handle in self.handles(|handle| handle.lane_of(&topic).is_some()) {
+        let own = topic.name.is_internal();
+        for handle in self.handles(own, |handle| handle.lane_of(&topic).is_some()) {
             let Some(lane) = handle.lane_of(&topic).map(|lane| lane.id) else { continue };
             let explain = |reply| Event::Explain { lane, offset, reply };
             // One that is deleted in the meantime has nothing to say any more.
@@ -34,7 +35,7 @@ impl Shared {
     pub(super) async fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>> {
         let handles = match subscription {
             Some(name) => vec![self.find_subscription(name)?],
-            None => self.handles(|handle| handle.has_consumers()),
+            None => self.handles(false, |handle| handle.has_consumers()),
         };
         let mut consumers = Vec::new();
         for handle in handles {
@@ -45,10 +46,14 @@ impl Shared {
         Ok(consumers)
     }
 
-    /// The users' subscriptions that are wanted, by name.
-    fn handles(&self, wanted: impl Fn(&Arc<SubscriptionHandle>) -> bool) -> Vec<Arc<SubscriptionHandle>> {
+    /// The subscriptions that are wanted, by name; the server's own only if those are wanted, too.
+    fn handles(
+        &self,
+        own: bool,
+        wanted: impl Fn(&Arc<SubscriptionHandle>) -> bool,
+    ) -> Vec<Arc<SubscriptionHandle>> {
         let catalog = self.catalog();
-        let users = catalog.subscriptions.values().filter(|handle| !handle.is_internal());
+        let users = catalog.subscriptions.values().filter(|handle| own || !handle.is_internal());
         users.filter(|handle| wanted(handle)).cloned().collect()
     }
 }

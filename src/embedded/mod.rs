@@ -337,6 +337,10 @@ impl Engine for EmbeddedEngine {
         to_its_end(Arc::clone(&self.0).move_message(subscription, offset, to, envelope)).await
     }
 
+    async fn check_space(&self) -> Result<()> {
+        self.0.log.check_space()
+    }
+
     async fn discard(&self, subscription: &Name, offsets: Vec<Offset>) -> Result<u64> {
         self.0.discard(subscription, offsets).await
     }

@@ -322,6 +322,12 @@ pub trait Engine: Send + Sync + 'static {
     /// effect.
     async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>>;
 
+    /// Whether a publish would be refused now for want of space on the disk: [`Error::DiskFull`]. Acks are
+    /// not. An engine without a disk of its own always has space.
+    async fn check_space(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads from `start` on, without side effects; empty at the end of the topic. If the first
     /// message asked for is damaged, [`Error::Damaged`] names the range; a later one ends the result.
     async fn read(&self, topic: &Name, start: Start, limit: ReadLimit) -> Result<Vec<StoredMessage>>;
@@ -417,7 +423,8 @@ pub trait Engine: Send + Sync + 'static {
     /// The open consumers of durable subscriptions, or of one, the oldest first.
     async fn consumers(&self, subscription: Option<&Name>) -> Result<Vec<ConsumerInfo>>;
 
-    /// Tells what became of a message in the subscriptions of its topic. An engine without
+    /// Tells what became of a message in the subscriptions of its topic; in the server's own only if the topic
+    /// is one of those. An engine without
     /// [`Capabilities::history`] only tells where it is. [`Error::NoSuchMessage`] past the end.
     async fn explain(&self, topic: &Name, offset: Offset) -> Result<Explanation>;
 

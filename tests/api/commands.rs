@@ -11,8 +11,8 @@ use columba::proto::v1::handle_commands_response::Event;
 use columba::proto::v1::watch_command_response::Event as Watched;
 use columba::proto::v1::{
     CancelCommandRequest, Command, CommandDelivery, CommandEvents, CommandExecution, CommandFailure,
-    CommandState, CompleteCommandRequest, DeleteTopicRequest, ExtendCommandRequest, GetCommandRequest,
-    GetTopicRequest, HandleCommandsRequest, HandleCommandsResponse, ListCommandsRequest,
+    CommandState, CompleteCommandRequest, DeleteTopicRequest, DrainHandlerRequest, ExtendCommandRequest,
+    GetCommandRequest, GetTopicRequest, HandleCommandsRequest, HandleCommandsResponse, ListCommandsRequest,
     ListSubscriptionsRequest, ListTopicsRequest, SendCommandRequest, WaitCommandRequest, WatchCommandRequest,
 };
 use columba::server::Options;
@@ -304,6 +304,43 @@ async fn what_a_handler_held_goes_to_another_when_it_leaves() {
     assert_refused(complete(&mut client, done(&lost, "")).await, Code::Aborted, "COMMAND_LEASE_LOST");
     complete(&mut client, done(&again, "r")).await.unwrap();
     assert_eq!(get(&mut client, "c").await.attempts, 2);
+}
+
+#[tokio::test]
+async fn a_handler_that_is_drained_keeps_what_it_has_and_gets_no_more() {
+    let server = TestServer::start().await;
+    let mut client = client(&server);
+    let request = HandleCommandsRequest { types: vec![TYPE.into()], ..HandleCommandsRequest::default() };
+    let events = client.handle_commands(request).await.unwrap().into_inner();
+    let mut first = Handler { events };
+    let Event::Started(started) = first.next().await else { panic!("it is the first event") };
+    let keyed = |id: &str| Command { key: "k".into(), ..command(id, "1") };
+    send(&mut client, keyed("has")).await;
+    let has = first.delivery().await;
+    // It waits on the stream, for its key.
+    send(&mut client, keyed("waits")).await;
+    let drain = |handler_id: &str| DrainHandlerRequest { handler_id: handler_id.into() };
+    client.drain_handler(drain(&started.handler_id)).await.unwrap();
+    client.drain_handler(drain(&started.handler_id)).await.unwrap();
+    let mut second = Handler::open(&mut client, &[TYPE], 0).await;
+    for id in ["a", "b", "c"] {
+        send(&mut client, command(id, "1")).await;
+        assert_eq!(second.delivery().await.command.unwrap().id, id);
+    }
+    assert_eq!(complete(&mut client, done(&has, "")).await.unwrap().state(), CommandState::Succeeded);
+    assert_eq!(second.delivery().await.command.unwrap().id, "waits");
+    drop(first);
+    let gone = async {
+        loop {
+            if let Err(status) = client.drain_handler(drain(&started.handler_id)).await {
+                return status;
+            }
+        }
+    };
+    let status = assert_refused(Err::<(), _>(within(gone).await), Code::NotFound, "HANDLER_NOT_FOUND");
+    assert!(status.message().contains(&started.handler_id), "{status:?}");
+    let none = client.drain_handler(drain("")).await;
+    assert_refused(none, Code::InvalidArgument, "REQUIRED");
 }
 
 #[tokio::test]

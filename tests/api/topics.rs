@@ -205,6 +205,16 @@ async fn the_server_says_what_it_is() {
     assert!(!info.engine.is_empty() && info.start_time.is_some() && info.capabilities.is_some());
     let limits = info.limits.unwrap();
     assert_eq!((limits.max_publish_messages, limits.max_ack_ids), (10_000, 10_000));
+    assert_eq!(
+        (limits.max_unfinished_commands, limits.max_unfinished_commands_per_type),
+        (1_000_000, 500_000)
+    );
+    assert_eq!((limits.max_command_payload_bytes, limits.max_command_result_bytes), (1 << 20, 1 << 20));
+    assert_eq!((limits.max_command_types, limits.max_handlers), (1_000, 10_000));
+    assert_eq!((limits.max_query_bytes, limits.max_query_result_bytes), (1 << 20, (4 << 20) - (64 << 10)));
+    assert_eq!((limits.max_open_queries, limits.max_query_watchers), (20_000, 10_000));
+    assert_eq!((limits.max_buckets, limits.max_value_bytes), (1_000, 8 << 20));
+    assert_eq!((limits.max_batch_entries, limits.max_entry_watches), (1_000, 1_000));
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@ use super::wire::v1::{self, command_service_server::CommandService};
 use super::{Context, page};
 use crate::cqrs::commands::{Following, Parts};
 use crate::model::limits::{
-    DEFAULT_COMMAND_WAIT, MAX_ACK_DEADLINE, MAX_COMMAND_ID_BYTES, MAX_COMMAND_WAIT, MIN_ACK_DEADLINE,
+    DEFAULT_COMMAND_WAIT, MAX_ACK_DEADLINE, MAX_COMMAND_ID_BYTES, MAX_COMMAND_WAIT, MAX_NAME_BYTES,
+    MIN_ACK_DEADLINE,
 };
 
 pub(super) struct Commands(pub(super) Context);
@@ -139,6 +140,22 @@ impl CommandService for Commands {
         let (ack_id, completion, events) = check(|violations| read::completion(violations, request))?;
         let view = self.0.cqrs.commands.complete(ack_id, completion, events).await?;
         Ok(Response::new(v1::CompleteCommandResponse { execution: Some(show::execution(view)) }))
+    }
+
+    async fn drain_handler(
+        &self,
+        request: Request<v1::DrainHandlerRequest>,
+    ) -> Result<Response<v1::DrainHandlerResponse>, Status> {
+        let v1::DrainHandlerRequest { handler_id } = request.into_inner();
+        let handler_id = check(|violations| {
+            if handler_id.is_empty() {
+                let description = "is required; give the handler_id that the stream began with";
+                return violations.refuse("handler_id", "REQUIRED", description);
+            }
+            violations.text("handler_id", &handler_id, MAX_NAME_BYTES).map(|()| handler_id)
+        })?;
+        self.0.cqrs.commands.drain(&handler_id)?;
+        Ok(Response::new(v1::DrainHandlerResponse {}))
     }
 
     async fn extend_command(

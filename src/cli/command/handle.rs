@@ -1,6 +1,7 @@
 //! `columba command handle`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,16 +14,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
 use super::execution::state_name;
-use super::{Client, connect, is_json, program};
+use super::{Client, connect};
 use crate::cli::backoff::Backoff;
 use crate::cli::context::Context;
 use crate::cli::error::Error;
+use crate::cli::exec::{Program, Ran};
+use crate::cli::message::printable;
 use crate::cli::signals;
-use crate::model::limits::MAX_HANDLER_OUTSTANDING;
+use crate::model::limits::{MAX_COMMAND_RESULT_BYTES, MAX_FAILURE_MESSAGE_BYTES, MAX_HANDLER_OUTSTANDING};
 use crate::proto::v1::complete_command_request::Outcome;
 use crate::proto::v1::handle_commands_response::Event;
 use crate::proto::v1::{
-    CommandDelivery, CommandState, CompleteCommandRequest, ExtendCommandRequest, HandleCommandsRequest,
+    CommandDelivery, CommandFailure, CommandState, CompleteCommandRequest, DrainHandlerRequest,
+    ExtendCommandRequest, HandleCommandsRequest,
 };
 
 /// How often the lease of a running program is extended: a third of it.
@@ -37,13 +41,14 @@ const LONGEST_GOAWAY: Duration = Duration::from_secs(30);
 /// The payload is the program's standard input, and what it writes to standard output is the result. Exit
 /// status 0 means done. 75, and death by a signal, mean that another attempt may succeed: the command is
 /// tried again later, here or elsewhere, until its time is over. Any other status means that it failed for
-/// good. The end of standard error is the failure's message.
+/// good. The end of standard error is the failure's message; all of it is passed on.
 ///
 /// The program finds the command's id, type, key, attempt, content type and correlation id in its
 /// environment, as `COLUMBA_COMMAND_ID`, `COLUMBA_COMMAND_CONTENT_TYPE` and so on. It may be run more than once for the same command. When somebody cancels the command, it
-/// gets SIGTERM.
+/// gets SIGTERM, and so does what it has started.
 ///
-/// At Ctrl-C or SIGTERM, takes no more commands and ends when those that run are done.
+/// At Ctrl-C or SIGTERM, takes no more commands and ends when those that run are done. What comes after that
+/// goes to other handlers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   columba command handle account.deposit --exec ./deposit.sh
@@ -56,10 +61,10 @@ pub(in crate::cli) struct HandleArgs {
     types: Vec<String>,
     /// The program
     #[arg(long, required = true, value_name = "PROGRAM")]
-    exec: String,
+    exec: OsString,
     /// Arguments for the program, after --
     #[arg(last = true, value_name = "ARGS")]
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
     /// How many commands to carry out at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_HANDLER_OUTSTANDING)))]
@@ -73,8 +78,8 @@ pub(in crate::cli) struct HandleArgs {
 }
 
 pub(super) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error> {
+    let program = Program::find(args.exec, args.arguments, MAX_FAILURE_MESSAGE_BYTES)?;
     let stop = signals::stop()?;
-    let program = std::iter::once(args.exec).chain(args.arguments).collect();
     let mut handler = Handler {
         context,
         client: connect(context).await?,
@@ -86,6 +91,7 @@ pub(super) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error
         },
         slots: Arc::new(Semaphore::new(args.concurrency as usize)),
         left: args.count.unwrap_or(u64::MAX),
+        takes: None,
         runs: JoinSet::new(),
         cancels: HashMap::new(),
         was_open: false,
@@ -99,13 +105,15 @@ pub(super) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error
 struct Handler<'a> {
     context: &'a Context,
     client: Client,
-    program: Arc<[String]>,
+    program: Program,
     request: HandleCommandsRequest,
     /// For as many runs as there may be at once.
     slots: Arc<Semaphore>,
     /// Runs to begin still.
     left: u64,
-    runs: JoinSet<Ran>,
+    /// What the server calls the open stream, unless it was told that it takes no more.
+    takes: Option<String>,
+    runs: JoinSet<Run>,
     /// How to tell a run that its command is to be cancelled, by delivery.
     cancels: HashMap<Bytes, CancellationToken>,
     was_open: bool,
@@ -120,7 +128,7 @@ enum End {
 }
 
 /// A run that is over.
-struct Ran {
+struct Run {
     delivery: CommandDelivery,
     /// The state that it left the command in, or why nobody knows.
     state: Result<CommandState, Error>,
@@ -158,6 +166,7 @@ impl Handler<'_> {
     }
 
     async fn connection(&mut self) -> Result<End, Error> {
+        self.takes = None;
         let opening = self.client.handle_commands(Request::new(self.request.clone()));
         let opened = tokio::time::timeout(self.context.timeout, opening).await;
         let mut events = opened
@@ -168,6 +177,9 @@ impl Handler<'_> {
             // Until what runs is done the stream stays open: its end would give the leases back.
             if self.is_over() {
                 return Ok(End::Done);
+            }
+            if self.left == 0 {
+                self.drain().await;
             }
             let event = tokio::select! {
                 biased;
@@ -185,7 +197,10 @@ impl Handler<'_> {
                 return Err(Error::Lost("the server ended the stream".into()));
             };
             match response.event {
-                Some(Event::Started(_)) => self.was_open = true,
+                Some(Event::Started(started)) => {
+                    self.was_open = true;
+                    self.takes = Some(started.handler_id);
+                }
                 Some(Event::Delivery(delivery)) => {
                     self.backoff.reset();
                     self.begin(delivery);
@@ -206,21 +221,44 @@ impl Handler<'_> {
         }
     }
 
-    /// Begins a run. What comes after the last one is given back with the stream.
+    /// Tells the server that no more commands are wanted, while what runs is finished.
+    async fn drain(&mut self) {
+        let Some(handler_id) = self.takes.take() else { return };
+        let mut request = Request::new(DrainHandlerRequest { handler_id });
+        request.set_timeout(self.context.timeout);
+        // A server that does not know how keeps them until the stream or their lease ends.
+        drop(self.client.drain_handler(request).await);
+    }
+
+    /// Gives back what was on its way when no more was wanted.
+    fn give_back(&self, delivery: CommandDelivery) {
+        let (mut client, timeout) = (self.client.clone(), self.context.timeout);
+        let (code, message) = ("HANDLER_LEAVES".into(), "the handler takes no more commands".into());
+        let failure = CommandFailure { code, message, retryable: true };
+        let (ack_id, outcome) = (delivery.ack_id, Some(Outcome::Failure(failure)));
+        tokio::spawn(async move {
+            let mut request = Request::new(CompleteCommandRequest { ack_id, outcome, events: Vec::new() });
+            request.set_timeout(timeout);
+            // If that does not work, its lease ends with the stream.
+            drop(client.complete_command(request).await);
+        });
+    }
+
+    /// Begins a run, if any is left.
     fn begin(&mut self, delivery: CommandDelivery) {
         if self.left == 0 {
+            self.give_back(delivery);
             return;
         }
         self.left -= 1;
         let cancel = CancellationToken::new();
         self.cancels.insert(delivery.ack_id.clone(), cancel.clone());
-        let (client, program) = (self.client.clone(), Arc::clone(&self.program));
+        let (client, program) = (self.client.clone(), self.program.clone());
         let (slots, timeout) = (Arc::clone(&self.slots), self.context.timeout);
         self.runs.spawn(async move {
-            let abandon = CancellationToken::new();
             let carry_out = async {
                 let _slot = slots.acquire_owned().await;
-                program::run(&program, &delivery, cancel.clone(), abandon.clone()).await
+                carry_out(&program, &delivery, &cancel).await
             };
             let state = {
                 let mut keeping = std::pin::pin!(keep(client.clone(), &delivery, timeout, &cancel));
@@ -242,23 +280,22 @@ impl Handler<'_> {
                     Err(error) => Err(error),
                 }
             };
-            Ran { delivery, state }
+            Run { delivery, state }
         });
     }
 
-    fn ran(&mut self, ran: Result<Ran, tokio::task::JoinError>) -> Result<(), Error> {
-        let Ran { delivery, state } = ran.map_err(|error| Error::Io(error.into()))?;
+    fn ran(&mut self, ran: Result<Run, tokio::task::JoinError>) -> Result<(), Error> {
+        let Run { delivery, state } = ran.map_err(|error| Error::Io(error.into()))?;
         self.cancels.remove(&delivery.ack_id);
         let command = delivery.command.as_ref();
         let id = command.map_or("", |command| &command.id);
         match state {
             Ok(state) => {
                 let line = Line { id, state: state_name(state), attempt: delivery.attempt };
-                let text = format!("{id}\t{}\t{}", line.state, line.attempt);
+                let text = format!("{}\t{}\t{}", printable(id.as_bytes()), line.state, line.attempt);
                 self.context.format.sentence(&line, &text)?;
             }
-            Err(error) if is_json(self.context.format) => eprintln!("{id}: {error}"),
-            Err(error) => eprintln!("command {id}: {error}"),
+            Err(error) => eprintln!("command {}: {error}", printable(id.as_bytes())),
         }
         Ok(())
     }
@@ -270,6 +307,28 @@ struct Line<'a> {
     id: &'a str,
     state: &'static str,
     attempt: u32,
+}
+
+/// Runs the program for a delivery: the payload is its input, its output the result.
+async fn carry_out(program: &Program, delivery: &CommandDelivery, cancel: &CancellationToken) -> Outcome {
+    let command = delivery.command.clone().unwrap_or_default();
+    let environment = [
+        ("COLUMBA_COMMAND_ID", command.id),
+        ("COLUMBA_COMMAND_TYPE", command.r#type),
+        ("COLUMBA_COMMAND_KEY", command.key),
+        ("COLUMBA_COMMAND_ATTEMPT", delivery.attempt.to_string()),
+        ("COLUMBA_COMMAND_CONTENT_TYPE", command.content_type),
+        ("COLUMBA_COMMAND_CORRELATION_ID", command.correlation_id),
+    ];
+    let ran = program.run(command.payload, environment, MAX_COMMAND_RESULT_BYTES, cancel.cancelled()).await;
+    let (code, message, retryable) = match ran {
+        Ok(Ran::Done(result)) => return Outcome::Result(Bytes::from(result)),
+        Ok(Ran::Failed { message, .. }) if cancel.is_cancelled() => ("CANCELLED".into(), message, false),
+        Ok(Ran::Failed { code, message, retryable }) => (code, message, retryable),
+        // It is there no more; another handler may have it.
+        Err(error) => ("EXEC_FAILED".into(), error.to_string(), true),
+    };
+    Outcome::Failure(CommandFailure { code, message, retryable })
 }
 
 /// Keeps a lease; returns when it is lost.

@@ -2,7 +2,6 @@
 
 mod execution;
 mod handle;
-mod program;
 mod send;
 
 use std::process::ExitCode;
@@ -11,7 +10,6 @@ use std::time::Duration;
 use self::execution::{Shown, exit_code, print};
 use super::context::{Channel, Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
-use super::output::Format;
 use super::parse;
 use crate::model::limits::MAX_COMMAND_WAIT;
 use crate::proto::v1::command_service_client::CommandServiceClient;
@@ -188,9 +186,4 @@ async fn list(args: LsArgs, context: &Context) -> Result<(), Error> {
         ]
     })?;
     Ok(())
-}
-
-/// Whether output is for programs.
-fn is_json(format: Format) -> bool {
-    format == Format::Json
 }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use super::error::Error;
+use super::message::printable;
 use super::parse;
 
 /// What every edit takes.
@@ -125,8 +126,8 @@ fn plain(value: &Value) -> String {
     match value {
         Value::Null => "none".into(),
         Value::String(text) if text.is_empty() => "none".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => printable(text.as_bytes()).into_owned(),
+        other => printable(other.to_string().as_bytes()).into_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Client;
 use crate::cli::context::Context;
 use crate::cli::error::Error;
+use crate::cli::message::printable;
 use crate::cli::parse;
 use crate::proto::v1::{DeleteRequest, PutRequest};
 
@@ -77,7 +78,8 @@ pub(super) async fn remove(args: RemoveArgs, mut client: Client, context: &Conte
 }
 
 fn print((bucket, key): (String, String), revision: u64, what: &str, context: &Context) -> Result<(), Error> {
-    let sentence = format!("{key} {what} in {bucket}, revision {revision}");
+    let shown_key = printable(key.as_bytes());
+    let sentence = format!("{shown_key} {what} in {bucket}, revision {revision}");
     let shown = serde_json::json!({ "bucket": bucket, "key": key, "revision": revision });
     Ok(context.format.sentence(&shown, &sentence)?)
 }

@@ -14,7 +14,10 @@ use super::super::error::Error;
 use super::super::exec::{Program, Ran};
 use super::super::signals;
 use super::goaway_wait;
-use crate::model::limits::{DEFAULT_OUTSTANDING_QUERIES, MAX_OUTSTANDING_QUERIES, MAX_QUERY_RESULT_BYTES};
+use crate::model::limits::{
+    DEFAULT_OUTSTANDING_QUERIES, MAX_OUTSTANDING_QUERIES, MAX_QUERY_FAILURE_MESSAGE_BYTES,
+    MAX_QUERY_RESULT_BYTES,
+};
 use crate::proto::v1::answer_query_request::Outcome;
 use crate::proto::v1::handle_queries_response::Event;
 use crate::proto::v1::query_service_client::QueryServiceClient;
@@ -30,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The program gets the query's data on standard input, and COLUMBA_QUERY_TYPE, COLUMBA_QUERY_KEY,
 /// COLUMBA_QUERY_CONTENT_TYPE and COLUMBA_QUERY_ID in the environment. What it writes to standard output is
 /// the answer. If it ends with another exit status than 0, the query fails, with the end of what it wrote to
-/// standard error as the reason; 75 says that asking again may help. Connects again when the server goes
+/// standard error as the reason; 75, and death by a signal, say that asking again may help. Connects again when the server goes
 /// away.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::doc_markdown, reason = "a help text, printed as it stands")]
@@ -66,7 +69,7 @@ pub(in crate::cli) struct HandleArgs {
 pub(in crate::cli) async fn run(args: HandleArgs, context: &Context) -> Result<(), Error> {
     let HandleArgs { types, exec, arguments, handler, concurrency, content_type, revision_line } = args;
     let answering = Answering {
-        program: Program { name: exec, arguments },
+        program: Program::find(exec, arguments, MAX_QUERY_FAILURE_MESSAGE_BYTES)?,
         content_type,
         revision_line,
         timeout: context.timeout,
@@ -170,9 +173,9 @@ impl Answering {
             ("COLUMBA_QUERY_CONTENT_TYPE", delivery.content_type),
             ("COLUMBA_QUERY_ID", id.clone()),
         ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), without_nul(value)));
         // A revision on its line takes a few bytes more.
-        let running = self.program.run(delivery.payload, environment, MAX_QUERY_RESULT_BYTES + 32);
+        let most = MAX_QUERY_RESULT_BYTES + 32;
+        let running = self.program.run(delivery.payload, environment, most, std::future::pending());
         let Ok(ran) = tokio::time::timeout(left + GRACE, running).await else {
             eprintln!("query {id}: its deadline has passed, and the program was ended");
             return Ok(());
@@ -209,12 +212,6 @@ fn revision_and_rest(output: &Bytes) -> Option<(u64, Bytes)> {
     let end = output.iter().position(|&byte| byte == b'\n').unwrap_or(output.len());
     let revision = str::from_utf8(&output[..end]).ok()?.trim().parse().ok()?;
     Some((revision, output.slice((end + 1).min(output.len())..)))
-}
-
-/// The environment takes no NUL.
-fn without_nul(mut text: String) -> String {
-    text.retain(|c| c != '\0');
-    text
 }
 
 fn hex(bytes: &[u8]) -> String {

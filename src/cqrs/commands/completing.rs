@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::ack::Ack;
 use super::error::{Error, Result};
 use super::execution::{Ended, Ending, Unclaimed};
-use super::handling::Holder;
+use super::holder::Holder;
 use super::index::SHOWN_MESSAGE_BYTES;
 use super::lookup::{Parts, View};
 use super::record::{Failure, Fingerprint, StoredOutcome};
@@ -150,7 +150,11 @@ impl Inner {
             }
             Err(error) => {
                 self.unsettled(&id, Instant::now() + SOON);
-                Err(refused(id, error))
+                let error = refused(id, error);
+                if let Error::Engine(error) = &error {
+                    self.space.refused(error);
+                }
+                Err(error)
             }
         }
     }

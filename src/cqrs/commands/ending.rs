@@ -39,8 +39,10 @@ impl Commands {
                     }
                 }
                 Some(Cancel::Tell(..)) => {
-                    joined(tokio::spawn(Arc::clone(inner).request_cancel(id.into())).await)?;
-                    break;
+                    // If nobody has it any more, it is ended here and now.
+                    if joined(tokio::spawn(Arc::clone(inner).request_cancel(id.into())).await)? {
+                        break;
+                    }
                 }
                 Some(Cancel::Ended(_)) | None => break,
             }
@@ -54,13 +56,13 @@ impl Commands {
 }
 
 impl Inner {
-    /// Stores that somebody wants a command cancelled, and tells who has it.
-    async fn request_cancel(self: Arc<Self>, id: Id) -> Result<()> {
+    /// Stores that somebody wants a command cancelled, and tells who has it. Says whether anybody does.
+    async fn request_cancel(self: Arc<Self>, id: Id) -> Result<bool> {
         let found = self.table().get(&id).map(|live| {
             let execution = &live.execution;
             (Arc::clone(&live.kind), execution.offset, execution.cancel_requested)
         });
-        let Some((kind, offset, requested)) = found else { return Ok(()) };
+        let Some((kind, offset, requested)) = found else { return Ok(false) };
         if !requested {
             let outcome = StoredOutcome::cancel_requested(&id, offset, Timestamp::now());
             self.publish(&kind, outcome.envelope()).await?;
@@ -72,10 +74,11 @@ impl Inner {
                 _ => None,
             }
         });
-        if let Some(holder) = holder.flatten() {
+        let holder = holder.flatten();
+        if let Some(holder) = &holder {
             holder.cancel(&id);
         }
-        Ok(())
+        Ok(holder.is_some())
     }
 
     async fn publish(&self, kind: &Type, outcome: Envelope) -> Result<Receipt> {
@@ -88,6 +91,7 @@ impl Inner {
 
     /// Ends a command like this, unless it has ended, or somebody else is ending it. Says whether it did.
     pub(super) async fn end(self: Arc<Self>, id: Id, ending: Ending) -> Result<bool> {
+        self.learn_attempts(&id).await;
         let begun = self.change(&id, |live| {
             let execution: &mut Execution<_> = &mut live.execution;
             let begun = execution.begin();

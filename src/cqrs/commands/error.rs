@@ -42,6 +42,9 @@ pub(crate) enum Error {
     /// The server has too many handlers.
     #[error(transparent)]
     TooManyHandlers(#[from] TooManyHandlers),
+    /// No such handler of commands is connected.
+    #[error("no handler of commands {0:?} is connected; give the handler_id of a stream that is open")]
+    HandlerNotFound(String),
     /// Not an ack id of a command.
     #[error("the ack id is none that this server gave out with a command")]
     UnknownAck,
@@ -82,7 +85,7 @@ impl Error {
     /// The kind of trouble, which decides the gRPC code.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::TypeNotFound(_) | Self::NotFound(_) => Kind::NotFound,
+            Self::TypeNotFound(_) | Self::NotFound(_) | Self::HandlerNotFound(_) => Kind::NotFound,
             Self::Exists { .. } => Kind::AlreadyExists,
             Self::TypeFull(_) | Self::Full | Self::TooManyTypes => Kind::ResourceExhausted,
             Self::TooManyHandlers(error) => error.kind(),
@@ -99,6 +102,7 @@ impl Error {
         match self {
             Self::TypeNotFound(_) => "COMMAND_TYPE_NOT_FOUND",
             Self::NotFound(_) => "COMMAND_NOT_FOUND",
+            Self::HandlerNotFound(_) => "HANDLER_NOT_FOUND",
             Self::Exists { .. } => "COMMAND_EXISTS",
             Self::TypeFull(_) | Self::Full => "TOO_MANY_COMMANDS",
             Self::TooManyTypes | Self::TooManyHandlers(_) => "LIMIT_REACHED",

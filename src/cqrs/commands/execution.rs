@@ -83,6 +83,8 @@ pub(super) struct Execution<H> {
     pub(super) deadline: Instant,
     /// Deliveries so far.
     pub(super) attempts: u32,
+    /// There may have been others before this process, and nobody has asked the engine yet.
+    pub(super) attempts_unknown: bool,
     /// Somebody wants it cancelled.
     pub(super) cancel_requested: bool,
     /// Grows with each change.
@@ -161,6 +163,7 @@ impl<H: Clone> Execution<H> {
             expires: accepted.after(timeout),
             deadline: now + left,
             attempts: 0,
+            attempts_unknown: false,
             cancel_requested: false,
             revision: accepted.0,
             last_failure: None,
@@ -168,6 +171,12 @@ impl<H: Clone> Execution<H> {
             settling: false,
             ended: None,
         }
+    }
+
+    /// There were so many deliveries, by what the engine knows.
+    pub(super) fn learn_attempts(&mut self, attempts: u32) {
+        self.attempts = self.attempts.max(attempts);
+        self.attempts_unknown = false;
     }
 
     /// How far it is.
@@ -230,7 +239,7 @@ impl<H: Clone> Execution<H> {
         if self.cancel_requested {
             return Delivered::End(Ending::Cancelled);
         }
-        self.attempts = self.attempts.max(lease.attempt);
+        self.learn_attempts(lease.attempt);
         self.lease = Some(lease);
         self.touch(at);
         Delivered::HandOut

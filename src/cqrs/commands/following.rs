@@ -1,21 +1,21 @@
 //! Keeps the index up with the topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, RwLock, RwLockReadGuard, watch};
+use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Result};
-use super::index::{Index, Row, Told};
+use super::index::{Index, Place, Row, Told};
 use super::live::Id;
 use super::record::{StoredCommand, StoredOutcome};
 use super::types::{Type, Types};
 use crate::cqrs::store;
 use crate::engine::{self, Engine, ReadLimit};
-use crate::model::{Name, Offset, Start, StoredMessage};
+use crate::model::{Name, Offset, Start, StoredMessage, Timestamp};
 
 /// What one read takes.
 const READ: ReadLimit = ReadLimit { messages: 1_000, bytes: 4 << 20 };
@@ -35,22 +35,33 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 pub(super) struct Followed {
     index: Index,
     /// Held for writing while the index is made anew: then it does not know what it should.
-    complete: RwLock<()>,
+    complete: Arc<RwLock<()>>,
     /// There is something to do.
     work: Notify,
     /// Somebody waits: do it now.
     hurry: Notify,
     /// How many rounds were asked for.
     asked: AtomicU64,
-    /// How many of those are done.
-    done: watch::Sender<u64>,
+    rounds: watch::Sender<Rounds>,
 }
+
+/// What has come of rounds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rounds {
+    /// How many of those asked for are done.
+    done: u64,
+    /// How often one did not work.
+    failures: u64,
+}
+
+/// Held while the index does not know what it should.
+pub(super) type Incomplete = Option<OwnedRwLockWriteGuard<()>>;
 
 /// What reads the topics: one task.
 pub(super) struct Follower {
     engine: Arc<dyn Engine>,
-    /// Where to go on, by topic.
-    positions: BTreeMap<Name, Offset>,
+    /// How far it is, by topic.
+    places: BTreeMap<Name, Place>,
 }
 
 /// Executions that the index now knows to have ended, with the places of their outcomes.
@@ -60,11 +71,11 @@ impl Followed {
     pub(super) fn new(index: Index) -> Self {
         Self {
             index,
-            complete: RwLock::default(),
+            complete: Arc::default(),
             work: Notify::new(),
             hurry: Notify::new(),
             asked: AtomicU64::new(0),
-            done: watch::Sender::new(0),
+            rounds: watch::Sender::default(),
         }
     }
 
@@ -85,10 +96,9 @@ impl Followed {
         complete.map_err(|_| Error::Store(store::Error::Disk("the index of commands is made anew".into())))
     }
 
-    /// As while it is made anew.
-    #[cfg(test)]
-    pub(super) async fn make_anew(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        self.complete.write().await
+    /// Until this is dropped, the index does not know what it should.
+    pub(super) async fn incomplete(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.complete).write_owned().await
     }
 
     /// Something was stored.
@@ -98,13 +108,22 @@ impl Followed {
 
     /// Waits until the index knows all that is stored now.
     pub(super) async fn catch_up(&self) -> Result<()> {
-        let mut done = self.done.subscribe();
+        let mut rounds = self.rounds.subscribe();
+        let failures = rounds.borrow_and_update().failures;
         let round = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.hurry.notify_one();
-        match timeout(CATCH_UP, done.wait_for(|&done| done >= round)).await {
-            Ok(caught_up) => caught_up.map(drop).map_err(|_| Error::Engine(engine::Error::Closed)),
-            Err(_) => Err(Error::Store(store::Error::Disk("the index of commands is behind".into()))),
+        let decided = rounds.wait_for(|rounds| rounds.done >= round || rounds.failures > failures);
+        match timeout(CATCH_UP, decided).await {
+            Ok(Ok(rounds)) if rounds.done >= round => Ok(()),
+            _ => Err(Error::Store(store::Error::Disk("the index of commands is behind".into()))),
         }
+    }
+
+    /// Resolves when a round does not work.
+    pub(super) async fn failed(&self) {
+        let mut rounds = self.rounds.subscribe();
+        // Its sender is here.
+        drop(rounds.wait_for(|rounds| rounds.failures > 0).await);
     }
 
     /// Waits until there is something to do.
@@ -119,24 +138,28 @@ impl Followed {
     }
 
     /// Reads all types to their ends, and tells `handed_over` what has ended. Goes on until it has worked,
-    /// or the engine is closed.
+    /// or the engine is closed. Once a write is lost, nobody may be told that a command is unknown before it
+    /// is made up for: `incomplete` is held from then on.
     pub(super) async fn round(
         &self,
         follower: &mut Follower,
         types: &Types,
         mut handed_over: impl FnMut(HandedOver),
+        incomplete: &mut Incomplete,
     ) {
         let asked = self.asked.load(Ordering::Acquire);
-        // Once a write is lost, nobody may be told that a command is unknown before it is made up for.
-        let mut incomplete = None;
         loop {
             match self.follow_all(follower, types, &mut handed_over).await {
                 Ok(()) => break,
-                Err(Error::Engine(engine::Error::Closed | engine::Error::Failed(_))) => return,
+                Err(error) if is_end(&error) => {
+                    self.rounds.send_modify(|rounds| rounds.failures += 1);
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the index of commands does not keep up");
+                    self.rounds.send_modify(|rounds| rounds.failures += 1);
                     if let (Error::Store(_), None) = (&error, &incomplete) {
-                        incomplete = Some(self.complete.write().await);
+                        *incomplete = Some(self.incomplete().await);
                     }
                     if let Err(error) = self.repair(follower, &error).await {
                         tracing::error!(%error, "the index of commands cannot be repaired; trying again");
@@ -145,8 +168,7 @@ impl Followed {
                 }
             }
         }
-        drop(incomplete);
-        self.done.send_if_modified(|done| std::mem::replace(done, asked) != asked);
+        self.rounds.send_if_modified(|rounds| std::mem::replace(&mut rounds.done, asked) != asked);
     }
 
     async fn follow_all(
@@ -155,10 +177,18 @@ impl Followed {
         types: &Types,
         handed_over: &mut impl FnMut(HandedOver),
     ) -> Result<()> {
+        let mut failure = Ok(());
         for kind in types.all() {
-            self.follow(follower, &kind, handed_over).await?;
+            match self.follow(follower, &kind, handed_over).await {
+                // One that cannot be read holds up no other.
+                Err(error @ Error::Engine(_)) if !is_end(&error) => {
+                    tracing::warn!(kind = %kind.name, %error, "commands of a type cannot be read");
+                    failure = Err(error);
+                }
+                followed => followed?,
+            }
         }
-        Ok(())
+        failure
     }
 
     /// Reads one type to its end.
@@ -169,28 +199,28 @@ impl Followed {
         handed_over: &mut impl FnMut(HandedOver),
     ) -> Result<()> {
         while follower.is_behind(kind) {
-            let (told, positions) = follower.read(kind).await?;
+            let (told, places) = follower.read(kind).await?;
             let ended = told.iter().filter_map(|told| match told {
                 Told::Ended(of, end) => Some((Id::from(of.id.as_str()), end.ended.outcome)),
                 _ => None,
             });
             let ended: Vec<_> = ended.collect();
             let nothing =
-                told.is_empty() && positions.iter().all(|(topic, next)| follower.next(topic) == *next);
+                told.is_empty() && places.iter().all(|(topic, place)| follower.next(topic) == place.next);
             if nothing {
                 // A receipt may come a moment before readers see the message.
                 sleep(Duration::from_millis(1)).await;
                 continue;
             }
-            self.index.apply(told, positions.clone()).await?;
-            follower.positions.extend(positions);
+            self.index.apply(told, places.clone()).await?;
+            follower.places.extend(places);
             handed_over(ended);
         }
         Ok(())
     }
 
     /// After a failure: a damaged index is made anew, everything else tried again.
-    async fn repair(&self, follower: &mut Follower, error: &Error) -> Result<()> {
+    pub(super) async fn repair(&self, follower: &mut Follower, error: &Error) -> Result<()> {
         let store = self.index.store();
         match error {
             Error::Store(store::Error::Damaged(_)) => store.reset().await?,
@@ -200,7 +230,7 @@ impl Followed {
             }
             _ => sleep(RETRY).await,
         }
-        follower.positions = self.index.positions().await?;
+        follower.places = self.index.places().await?;
         Ok(())
     }
 }
@@ -208,13 +238,38 @@ impl Followed {
 impl Follower {
     /// Goes on from where the index is.
     pub(super) async fn new(engine: Arc<dyn Engine>, index: &Index) -> Result<Self> {
-        Ok(Self { engine, positions: index.positions().await? })
+        Ok(Self { engine, places: index.places().await? })
     }
 
-    /// Whether the index has read more than there is: it belongs to another log.
-    pub(super) fn is_ahead(&self, kind: &Type) -> bool {
-        self.next(&kind.commands) > kind.last_command.load(Ordering::Relaxed) + 1
-            || self.next(&kind.outcomes) > kind.last_outcome.load(Ordering::Relaxed) + 1
+    /// Whether the index was made of another log, or of another history of this one, such as that of a backup.
+    pub(super) async fn is_of_another_log(&self, types: &Types) -> bool {
+        let all = types.all();
+        let topics: Vec<_> = all.iter().flat_map(|kind| kind.topics()).collect();
+        let known: BTreeSet<_> = topics.iter().map(|(topic, ..)| *topic).collect();
+        if self.places.keys().any(|topic| !known.contains(topic)) {
+            return true;
+        }
+        for (topic, created, last) in topics {
+            let Some(place) = self.places.get(topic) else { continue };
+            if place.created != created
+                || place.next > last + 1
+                || !self.is_last_read_there(topic, place).await
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether the message that was read last is still the one that it was, as far as can be told.
+    async fn is_last_read_there(&self, topic: &Name, place: &Place) -> bool {
+        if place.read == Timestamp(0) {
+            return true;
+        }
+        let one = ReadLimit { messages: 1, bytes: 1 };
+        let read = self.engine.read(topic, Start::Offset(place.next - 1), one).await.unwrap_or_default();
+        let there = read.into_iter().find(|message| message.offset + 1 == place.next);
+        there.is_none_or(|message| message.publish_time == place.read)
     }
 
     fn is_behind(&self, kind: &Type) -> bool {
@@ -223,39 +278,41 @@ impl Follower {
     }
 
     fn next(&self, topic: &Name) -> Offset {
-        self.positions.get(topic).copied().unwrap_or(1)
+        self.places.get(topic).map_or(1, |place| place.next)
     }
 
     /// What comes next of a type: commands, then outcomes of commands that were read.
-    async fn read(&self, kind: &Type) -> Result<(Vec<Told>, Vec<(Name, Offset)>)> {
+    async fn read(&self, kind: &Type) -> Result<(Vec<Told>, Vec<(Name, Place)>)> {
         let mut told = Vec::new();
-        let mut commands = self.next(&kind.commands);
+        let [mut commands, mut outcomes] = kind.topics().map(|(topic, created, _)| {
+            let first = Place::first(created);
+            self.places.get(topic).copied().unwrap_or(first)
+        });
         while told.len() < BATCH {
-            let (messages, next) = self.read_on(&kind.commands, commands).await?;
-            if next == commands {
+            let (messages, next) = self.read_on(&kind.commands, commands.next).await?;
+            if next == commands.next {
                 break;
             }
-            commands = next;
+            commands = commands.at(next, messages.last());
             told.extend(messages.iter().filter_map(|message| {
                 let command = StoredCommand::read(&message.envelope)?;
                 Some(Told::command(&kind.name, message.offset, command))
             }));
         }
-        let mut outcomes = self.next(&kind.outcomes);
         'outcomes: while told.len() < 2 * BATCH {
-            let (messages, next) = self.read_on(&kind.outcomes, outcomes).await?;
-            if next == outcomes {
+            let (messages, next) = self.read_on(&kind.outcomes, outcomes.next).await?;
+            if next == outcomes.next {
                 break;
             }
-            for message in messages {
+            for message in &messages {
                 let Some(outcome) = StoredOutcome::read(&message.envelope) else { continue };
-                if outcome.command_offset >= commands {
+                if outcome.command_offset >= commands.next {
                     break 'outcomes;
                 }
-                outcomes = message.offset + 1;
+                outcomes = outcomes.at(message.offset + 1, Some(message));
                 told.extend(Told::outcome(&kind.name, message.offset, outcome));
             }
-            outcomes = next;
+            outcomes = outcomes.at(next, messages.last());
         }
         Ok((told, vec![(kind.commands.clone(), commands), (kind.outcomes.clone(), outcomes)]))
     }
@@ -275,4 +332,9 @@ impl Follower {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether the engine has ended.
+fn is_end(error: &Error) -> bool {
+    matches!(error, Error::Engine(engine::Error::Closed | engine::Error::Failed(_)))
 }

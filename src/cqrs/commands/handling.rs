@@ -1,121 +1,31 @@
 //! One handler: what it is given, and what it is told.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::select_all;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
 use super::ack::Ack;
 use super::error::Result;
 use super::execution::{Delivered, Execution, Lease};
+use super::holder::Holder;
 use super::lines::{Line, Lines};
 use super::live::Id;
 use super::record::{Command, StoredCommand};
 use super::types::Type;
-use crate::cqrs::handlers::{HandlerKind, Listed, Tally};
-use crate::engine::{Consumer, Credit, Settlement, Target};
+use crate::cqrs::handlers::{HandlerKind, Listed};
+use crate::engine::{Consumer, Credit, Retry, Settlement, Target};
 use crate::model::limits::{COMMAND_LEASE, DEFAULT_OUTSTANDING_BYTES};
 use crate::model::{Delivery, Name, Timestamp};
 
 /// How often the leases of commands that wait for their key are extended: a third of them.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
-
-/// What a stream and those who complete its commands share.
-#[derive(Debug)]
-pub(super) struct Holder {
-    tally: Tally,
-    held: Mutex<Held>,
-    /// There is something to tell.
-    told: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    /// What it carries out, by id.
-    commands: HashMap<Id, Holding>,
-    /// Which of those are to be cancelled, and it was not told yet.
-    cancelled: BTreeSet<Id>,
-    /// Keys that it has carried out a command of; with whether that has ended, or was given back.
-    freed: Vec<(Line, Id, bool)>,
-}
-
-#[derive(Debug)]
-struct Holding {
-    /// The delivery.
-    ack: Bytes,
-    /// Its key, if it has one.
-    line: Option<Line>,
-}
-
-impl Holder {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hold(&self, id: Id, holding: Holding) {
-        let mut held = self.held();
-        held.commands.insert(id, holding);
-        self.count(&held);
-    }
-
-    /// It does not hold this delivery any more: the command has ended, or was given back.
-    pub(super) fn let_go(&self, id: &str, ack: &[u8], ended: bool) {
-        let mut held = self.held();
-        if held.commands.get(id).is_none_or(|holding| holding.ack != ack) {
-            return;
-        }
-        held.cancelled.remove(id);
-        if let Some((id, Holding { line: Some(line), .. })) = held.commands.remove_entry(id) {
-            held.freed.push((line, id, ended));
-            self.told.notify_one();
-        }
-        self.count(&held);
-    }
-
-    fn count(&self, held: &Held) {
-        self.tally.set_outstanding(u32::try_from(held.commands.len()).unwrap_or(u32::MAX));
-    }
-
-    /// Somebody wants a command cancelled that it holds.
-    pub(super) fn cancel(&self, id: &Id) {
-        let mut held = self.held();
-        if held.commands.contains_key(id) {
-            held.cancelled.insert(Arc::clone(id));
-            self.told.notify_one();
-        }
-    }
-
-    fn next_cancelled(&self) -> Option<(Id, Bytes)> {
-        let mut held = self.held();
-        let id = held.cancelled.pop_first()?;
-        let ack = held.commands.get(&id)?.ack.clone();
-        Some((id, ack))
-    }
-
-    fn holds(&self, id: &str, ack: &[u8]) -> bool {
-        self.held().commands.get(id).is_some_and(|holding| holding.ack == ack)
-    }
-
-    fn next_freed(&self) -> Option<(Line, Id, bool)> {
-        self.held().freed.pop()
-    }
-
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
-    }
-}
-
-impl PartialEq for Holder {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
 
 /// What happens on a handler's stream.
 #[derive(Debug)]
@@ -158,6 +68,8 @@ pub(crate) struct Handling {
     extend_at: Instant,
     /// Whose turn it is of a key; its lease is being made anew. Here, for a call of `next` may be dropped.
     up_next: Option<(Line, Delivery)>,
+    /// Whether there is space for what becomes of commands; without, none is handed out.
+    space: watch::Receiver<bool>,
     /// What is to be handed out, with the engine's names for the deliveries.
     ready: VecDeque<(Bytes, Handed)>,
 }
@@ -177,6 +89,18 @@ enum Taken {
 struct Source {
     kind: Arc<Type>,
     consumer: Box<dyn Consumer>,
+    /// It was asked, and has not answered yet: something may be on its way.
+    asked: bool,
+}
+
+impl Source {
+    /// May be dropped and called again.
+    async fn next(&mut self) -> Result<(Arc<Type>, Vec<Delivery>)> {
+        self.asked = true;
+        let deliveries = self.consumer.next().await;
+        self.asked = false;
+        Ok((Arc::clone(&self.kind), deliveries?))
+    }
 }
 
 impl Handling {
@@ -197,11 +121,12 @@ impl Handling {
         for kind in kinds {
             let target = Target::Durable(kind.commands.clone());
             let consumer = inner.engine.subscribe_as(target, credit, name).await?;
-            sources.push(Source { kind, consumer });
+            sources.push(Source { kind, consumer, asked: false });
         }
         let tally = listed.tally().clone();
-        let holder = Holder { tally, held: Mutex::default(), told: Notify::new() };
+        let holder = Holder::new(tally);
         Ok(Self {
+            space: inner.space.follow(),
             inner,
             listed,
             holder: Arc::new(holder),
@@ -230,28 +155,46 @@ impl Handling {
                 let ack_id = Ack { id: id.to_string(), ack }.encode();
                 return Ok(Event::CancelRequested { id: id.to_string(), ack_id });
             }
-            if self.up_next.is_some() {
+            let is_leaving = self.listed.is_draining();
+            if is_leaving {
+                self.give_back_what_waits();
+            }
+            let is_taking = *self.space.borrow_and_update() && !is_leaving;
+            if is_taking && self.up_next.is_some() {
                 self.go_on().await?;
                 continue;
             }
-            if let Some((line, id, ended)) = self.holder.next_freed() {
+            // Without space, what follows keeps its place.
+            if self.up_next.is_none()
+                && let Some((line, id, ended)) = self.holder.next_freed()
+            {
                 let id_of = |delivery: &Delivery| Some(Id::from(delivery.message.envelope.header().id));
                 let next = self.lines.freed(&line, &id, ended, id_of);
                 self.up_next = next.map(|next| (line, next));
                 continue;
             }
-            let (holder, extend_at) = (Arc::clone(&self.holder), self.extend_at);
+            let (holder, extend_at, mut space) =
+                (Arc::clone(&self.holder), self.extend_at, self.space.clone());
+            let draining = self.listed.draining();
             let (kind, deliveries) = tokio::select! {
                 biased;
-                () = holder.told.notified() => continue,
+                () = holder.told() => continue,
+                // Its sender is in `inner`.
+                _ = space.changed() => continue,
+                () = draining, if !is_leaving => continue,
                 () = sleep_until(extend_at) => {
                     self.extend_what_waits().await?;
                     continue;
                 }
-                deliveries = self.deliveries() => deliveries?,
+                deliveries = self.deliveries(is_taking) => deliveries?,
             };
-            for delivery in deliveries {
-                self.come(&kind, delivery);
+            if is_taking {
+                for delivery in deliveries {
+                    self.come(&kind, delivery);
+                }
+            } else {
+                // They were on their way.
+                self.give_back(kind, deliveries);
             }
         }
     }
@@ -303,8 +246,8 @@ impl Handling {
     fn free_unless_held(&self, line: Line, id: Id, taken: Taken) {
         match taken {
             Taken::HandedOut => {}
-            Taken::Over => self.holder.held().freed.push((line, id, true)),
-            Taken::Unknown => self.holder.held().freed.push((line, id, false)),
+            Taken::Over => self.holder.free(line, id, true),
+            Taken::Unknown => self.holder.free(line, id, false),
         }
     }
 
@@ -327,19 +270,43 @@ impl Handling {
         Ok(())
     }
 
-    /// Waits for deliveries of any type, beginning with another one each time.
-    async fn deliveries(&mut self) -> Result<(Arc<Type>, Vec<Delivery>)> {
-        if let [only] = &mut self.sources[..] {
-            return Ok((Arc::clone(&only.kind), only.consumer.next().await?));
-        }
+    /// Waits for deliveries of any type, beginning with another one each time; if it takes no more, only for
+    /// those that were asked for before.
+    async fn deliveries(&mut self, is_taking: bool) -> Result<(Arc<Type>, Vec<Delivery>)> {
         self.turn = (self.turn + 1) % self.sources.len();
         let (late, early) = self.sources.split_at_mut(self.turn);
-        let waiting = early.iter_mut().chain(late).map(|source| {
-            let Source { kind, consumer } = source;
-            async move { (Arc::clone(kind), consumer.next().await) }.boxed()
+        let asked = early.iter_mut().chain(late).filter(|source| is_taking || source.asked);
+        let waiting: Vec<_> = asked.map(|source| source.next().boxed()).collect();
+        if waiting.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        select_all(waiting).await.0
+    }
+
+    /// Gives back what waits for its key.
+    fn give_back_what_waits(&mut self) {
+        let mut waiting: HashMap<Name, Vec<Delivery>> = HashMap::new();
+        let up_next = self.up_next.take().map(|((kind, _), next)| (kind, next));
+        for (kind, delivery) in self.lines.give_up().chain(up_next) {
+            waiting.entry(kind).or_default().push(delivery);
+        }
+        for (kind, deliveries) in waiting {
+            if let Ok(kind) = self.inner.types.find(&kind) {
+                self.give_back(kind, deliveries);
+            }
+        }
+    }
+
+    /// Gives deliveries back, for others or for later.
+    fn give_back(&self, kind: Arc<Type>, deliveries: Vec<Delivery>) {
+        let inner = Arc::clone(&self.inner);
+        let acks = deliveries.into_iter().map(|delivery| delivery.ack_id).collect();
+        tokio::spawn(async move {
+            let nack =
+                Settlement::Nack { retry: Retry::After(Duration::ZERO), reason: "not handed out".into() };
+            // Without an answer the leases run out.
+            drop(inner.engine.settle(&kind.commands, acks, nack).await);
         });
-        let ((kind, deliveries), _, _) = select_all(waiting).await;
-        Ok((kind, deliveries?))
     }
 
     /// Takes up a delivery: hands it out, or has the command ended.
@@ -380,7 +347,7 @@ impl Handling {
             }
             // Before anybody else sees the lease: who ends the command has the holder let go of it.
             if delivered == Delivered::HandOut {
-                self.holder.hold(Arc::clone(&id), Holding { ack: ack.clone(), line });
+                self.holder.hold(Arc::clone(&id), ack.clone(), line);
             }
             // Who is settling it may not succeed.
             (delivered, execution.is_undecided())
@@ -415,10 +382,10 @@ impl Handling {
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        let held: Vec<_> = std::mem::take(&mut self.holder.held().commands).into_iter().collect();
+        let held = self.holder.take();
         let (now, at) = (Instant::now(), Timestamp::now());
-        for (id, holding) in held {
-            self.inner.change(&id, |live| live.execution.release(&holding.ack, now, at));
+        for (id, ack) in held {
+            self.inner.change(&id, |live| live.execution.release(&ack, now, at));
         }
     }
 }

@@ -11,10 +11,10 @@ use super::indexing::Batch;
 use super::record::{Fingerprint, StoredCommand, StoredOutcome};
 use crate::cqrs::store::{Result, Store};
 use crate::model::limits::MAX_COMMANDS_SCANNED;
-use crate::model::{Name, Offset, Timestamp};
+use crate::model::{Name, Offset, StoredMessage, Timestamp};
 
 /// The file of the index; the number goes with what is in it.
-const FILE: &str = "commands-1.redb";
+const FILE: &str = "commands-2.redb";
 /// Memory for its pages, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
 /// How much of a failure's message is kept in the index, in bytes.
@@ -28,8 +28,32 @@ pub(super) const BY_TYPE: TableDefinition<'_, (&str, u64), &str> = TableDefiniti
 pub(super) const UNFINISHED: TableDefinition<'_, &str, ()> = TableDefinition::new("unfinished");
 /// Ids, by the time of the end in microseconds.
 pub(super) const BY_END: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("by-end");
-/// The offset to go on from, by topic.
-const POSITIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("positions");
+/// Places, by topic.
+const PLACES: TableDefinition<'_, &str, (u64, u64, u64)> = TableDefinition::new("places");
+
+/// How far a topic was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The offset to go on from.
+    pub(super) next: Offset,
+    /// When the topic was created: another one of the name has another time.
+    pub(super) created: Timestamp,
+    /// When the message before `next` was published; 0 if there was none that could be read.
+    pub(super) read: Timestamp,
+}
+
+impl Place {
+    /// The beginning of a topic.
+    pub(super) fn first(created: Timestamp) -> Self {
+        Self { next: 1, created, read: Timestamp(0) }
+    }
+
+    /// Further on, after this message if it is the one before.
+    pub(super) fn at(self, next: Offset, last: Option<&StoredMessage>) -> Self {
+        let before = last.filter(|last| last.offset + 1 == next);
+        Self { next, read: before.map_or(Timestamp(0), |before| before.publish_time), ..self }
+    }
+}
 
 /// What the index knows of a command.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -210,6 +234,11 @@ macro_rules! table {
 
 impl Index {
     pub(super) async fn open(directory: Option<&Path>) -> Result<Self> {
+        if let Some(directory) = directory {
+            // Those of other versions.
+            let keep = |name: &str| name == FILE || !name.starts_with("commands-");
+            Store::remove_others(directory, keep).await?;
+        }
         Ok(Self { store: Store::open(directory, FILE, CACHE_BYTES).await? })
     }
 
@@ -227,18 +256,19 @@ impl Index {
         self.store.read(get).await
     }
 
-    /// Where to go on, by topic.
-    pub(super) async fn positions(&self) -> Result<BTreeMap<Name, Offset>> {
+    /// How far it is, by topic.
+    pub(super) async fn places(&self) -> Result<BTreeMap<Name, Place>> {
         let read = |transaction: &ReadTransaction| {
-            let table = table!(transaction, POSITIONS, BTreeMap::new());
-            let mut positions = BTreeMap::new();
+            let table = table!(transaction, PLACES, BTreeMap::new());
+            let mut places = BTreeMap::new();
             for entry in table.iter()? {
-                let (topic, next) = entry?;
+                let (topic, place) = entry?;
+                let (next, created, read) = place.value();
                 if let Ok(topic) = Name::stored(topic.value()) {
-                    positions.insert(topic, next.value());
+                    places.insert(topic, Place { next, created: Timestamp(created), read: Timestamp(read) });
                 }
             }
-            Ok(positions)
+            Ok(places)
         };
         self.store.read(read).await
     }
@@ -259,17 +289,17 @@ impl Index {
         self.store.read(read).await
     }
 
-    /// Takes up what topics tell, in order, and where to go on in each.
-    pub(super) async fn apply(&self, told: Vec<Told>, positions: Vec<(Name, Offset)>) -> Result<()> {
+    /// Takes up what topics tell, in order, and how far each was read.
+    pub(super) async fn apply(&self, told: Vec<Told>, places: Vec<(Name, Place)>) -> Result<()> {
         let write = move |transaction: &WriteTransaction| {
             let mut batch = Batch::open(transaction)?;
             for told in told {
                 batch.take(told)?;
             }
             batch.finish()?;
-            let mut table = transaction.open_table(POSITIONS)?;
-            for (topic, next) in positions {
-                table.insert(topic.as_str(), next)?;
+            let mut table = transaction.open_table(PLACES)?;
+            for (topic, Place { next, created, read }) in places {
+                table.insert(topic.as_str(), (next, created.0, read.0))?;
             }
             Ok(())
         };

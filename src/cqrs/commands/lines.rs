@@ -71,6 +71,13 @@ impl Lines {
             .flat_map(|((kind, _), waiting)| waiting.rest.iter().map(move |delivery| (kind, delivery)))
     }
 
+    /// Takes out all that waits.
+    pub(super) fn give_up(&mut self) -> impl Iterator<Item = (Name, Delivery)> {
+        self.0.iter_mut().flat_map(|((kind, _), waiting)| {
+            std::mem::take(&mut waiting.rest).into_iter().map(|delivery| (kind.clone(), delivery))
+        })
+    }
+
     /// The leases of some of those that wait are lost.
     pub(super) fn lost(&mut self, is_lost: impl Fn(&Delivery) -> bool) {
         for waiting in self.0.values_mut() {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::{Error, Result};
 use super::execution::{Due, Ending, Execution, State};
-use super::handling::Holder;
+use super::holder::Holder;
 use super::record::Fingerprint;
 use super::types::Type;
 use crate::model::Offset;

@@ -140,7 +140,11 @@ impl Commands {
             let live = inner.table().get(&row.id).map(|live| summary_of_live(&row.id, live));
             let summary = match live.filter(|live| live.offset == row.offset) {
                 Some(live) => Summary { key, ..live },
-                None => inner.summary_of_row(row)?,
+                // Nobody can look up what is of a type that there is not.
+                None => match inner.summary_of_row(row) {
+                    Ok(summary) => summary,
+                    Err(_) => continue,
+                },
             };
             if state.is_none_or(|state| state == summary.state) {
                 views.push(inner.fill(summary, Parts::Summary).await?);
@@ -192,6 +196,7 @@ impl Following {
 impl Inner {
     /// What is known of a command.
     pub(super) async fn summary(&self, id: &str) -> Result<Summary> {
+        self.learn_attempts(id).await;
         // One that is just being stored is none yet; what there is with its id the index knows.
         let stored = self
             .table()

@@ -12,6 +12,7 @@ mod error;
 mod execution;
 mod following;
 mod handling;
+mod holder;
 mod index;
 mod indexing;
 mod lines;
@@ -19,6 +20,7 @@ mod live;
 mod lookup;
 mod record;
 mod sending;
+mod space;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -27,18 +29,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::execution::Execution;
-use self::following::{Followed, Follower};
+use self::following::{Followed, Follower, Incomplete};
 use self::index::Index;
 use self::live::{Id, Live, Table};
 use self::record::Fingerprint;
+use self::space::Space;
 use self::types::{Type, Types};
-use super::handlers::Handlers;
+use super::handlers::{HandlerKind, Handlers};
 use super::store;
 use crate::engine::{self, Engine};
 use crate::model::{Name, Offset, Timestamp};
@@ -53,8 +56,12 @@ pub(crate) use self::record::{Command, Failure};
 #[allow(unused_imports, reason = "for metrics to come")]
 pub(crate) use self::types::TypeStats;
 
+/// How long to wait after a failure.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often old executions are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// How long a server waits with its start for the index.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How many executions are forgotten at once.
 const FORGET_AT_ONCE: usize = 10_000;
 
@@ -70,6 +77,7 @@ struct Inner {
     table: Mutex<Table>,
     /// Everything else.
     followed: Followed,
+    space: Space,
     /// Something is due before whoever ends what is due looks again.
     earlier: Notify,
     stop: CancellationToken,
@@ -83,8 +91,9 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Commands {
-    /// Takes up what the engine has stored. Before this returns, every id that was ever accepted, and is not
-    /// forgotten, is known.
+    /// Takes up what the engine has stored. When this returns, every id that was ever accepted, and is not
+    /// forgotten, is known; unless the index cannot be made up for now, or not in a minute: then lookups are
+    /// refused until it is.
     pub(crate) async fn open(
         engine: &Arc<dyn Engine>,
         directory: Option<&Path>,
@@ -94,7 +103,7 @@ impl Commands {
         let types = Types::open(&**engine, retention).await?;
         let index = Index::open(directory).await.map_err(unusable)?;
         let mut follower = Follower::new(Arc::clone(engine), &index).await.map_err(engine_error)?;
-        if types.all().iter().any(|kind| follower.is_ahead(kind)) {
+        if follower.is_of_another_log(&types).await {
             tracing::error!("the index of commands belongs to another log; it is made anew");
             index.store().reset().await.map_err(unusable)?;
             follower = Follower::new(Arc::clone(engine), &index).await.map_err(engine_error)?;
@@ -105,13 +114,20 @@ impl Commands {
             types,
             table: Mutex::default(),
             followed: Followed::new(index),
+            space: Space::look(&**engine).await,
             earlier: Notify::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
         });
-        inner.followed.round(&mut follower, &inner.types, drop).await;
-        inner.take_up_unfinished().await.map_err(unusable)?;
-        inner.start(follower, retention);
+        let incomplete = Some(inner.followed.incomplete().await);
+        let (ready, is_ready) = oneshot::channel();
+        inner.start(follower, (incomplete, ready), retention);
+        tokio::select! {
+            // It is dropped.
+            _ = is_ready => {}
+            () = inner.followed.failed() => tracing::error!("the server begins without its index of commands"),
+            () = sleep(START_PATIENCE) => tracing::warn!("the index of commands is made while the server serves"),
+        }
         Ok(Self(inner))
     }
 
@@ -124,6 +140,12 @@ impl Commands {
     ) -> Result<Handling> {
         self.0.check_capabilities()?;
         Handling::open(Arc::clone(&self.0), types, name, max_outstanding).await
+    }
+
+    /// Gives a handler no more commands; it keeps what it has. What waits on its stream goes to others.
+    pub(crate) fn drain(&self, handler: &str) -> Result<()> {
+        let is_there = self.0.handlers.drain(HandlerKind::Command, handler);
+        if is_there { Ok(()) } else { Err(Error::HandlerNotFound(handler.to_owned())) }
     }
 
     /// The figures of all types, by name.
@@ -211,9 +233,28 @@ impl Inner {
             execution.revision = execution.revision.max(Timestamp::now().0);
             table.insert(Arc::clone(&id), Arc::clone(kind), content, execution);
         }
-        self.change(&id, |live| live.execution.offset = offset);
+        self.change(&id, |live| {
+            live.execution.offset = offset;
+            live.execution.attempts_unknown = true;
+        });
     }
 
+    /// Asks the engine how often a command was delivered, if that was in another process and is not known.
+    async fn learn_attempts(&self, id: &str) {
+        let unknown = {
+            let table = self.table();
+            let live = table.get(id).filter(|live| live.execution.attempts_unknown);
+            live.map(|live| (Arc::clone(&live.kind), live.execution.offset))
+        };
+        let Some((kind, offset)) = unknown else { return };
+        // Only for show: without an answer it is asked again.
+        let Ok(explanation) = self.engine.explain(&kind.commands, offset).await else { return };
+        let journey = explanation.journeys.into_iter().find(|journey| journey.subscription == kind.commands);
+        let attempts = journey.map_or(0, |journey| journey.attempts);
+        self.change(id, |live| live.execution.learn_attempts(attempts));
+    }
+
+    /// Takes up what had not ended when the server did.
     async fn take_up_unfinished(&self) -> store::Result<()> {
         for row in self.followed.index().unfinished().await? {
             let kind = Name::stored(&row.kind).ok().and_then(|kind| self.types.find(&kind).ok());
@@ -228,7 +269,12 @@ impl Inner {
     }
 
     /// Starts what goes on by itself.
-    fn start(self: &Arc<Self>, follower: Follower, retention: Duration) {
+    fn start(
+        self: &Arc<Self>,
+        follower: Follower,
+        starting: (Incomplete, oneshot::Sender<()>),
+        retention: Duration,
+    ) {
         let until_stop = |task: futures::future::BoxFuture<'static, ()>| {
             let stop = self.stop.clone();
             tokio::spawn(async move {
@@ -236,25 +282,44 @@ impl Inner {
             })
         };
         let tasks = vec![
-            until_stop(Box::pin(Arc::clone(self).follow(follower))),
+            until_stop(Box::pin(Arc::clone(self).follow(follower, starting))),
             until_stop(Box::pin(Arc::clone(self).end_what_is_due())),
             until_stop(Box::pin(Arc::clone(self).forget_what_is_old(retention))),
+            until_stop(Box::pin(Arc::clone(self).keep_looking_for_space())),
         ];
         self.tasks().extend(tasks);
     }
 
-    /// Keeps the index up with the topics.
-    async fn follow(self: Arc<Self>, mut follower: Follower) {
+    /// Keeps the index up with the topics; first of all, makes up for what came since it was written.
+    async fn follow(
+        self: Arc<Self>,
+        mut follower: Follower,
+        (mut incomplete, ready): (Incomplete, oneshot::Sender<()>),
+    ) {
+        let hand_over = |ended: following::HandedOver| {
+            let mut table = self.table();
+            for (id, outcome) in ended {
+                table.hand_over(&id, outcome);
+            }
+        };
+        self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
+        while let Err(error) = self.take_up_unfinished().await {
+            tracing::error!(%error, "the commands that have not ended cannot be read; trying again");
+            if self.followed.repair(&mut follower, &error.into()).await.is_err() {
+                sleep(RETRY).await;
+            }
+            self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
+        }
+        drop((incomplete.take(), ready));
         loop {
             self.followed.wait_for_work().await;
-            let hand_over = |ended: following::HandedOver| {
-                let mut table = self.table();
-                for (id, outcome) in ended {
-                    table.hand_over(&id, outcome);
-                }
-            };
-            self.followed.round(&mut follower, &self.types, hand_over).await;
+            self.followed.round(&mut follower, &self.types, hand_over, &mut incomplete).await;
+            incomplete = None;
         }
+    }
+
+    async fn keep_looking_for_space(self: Arc<Self>) {
+        self.space.keep(&*self.engine).await;
     }
 
     /// Forgets executions that ended so long ago.

@@ -15,7 +15,7 @@ use super::record::{Command, Fingerprint, StoredCommand};
 use super::types::Type;
 use super::{Commands, Inner, joined};
 use crate::engine::Terms;
-use crate::model::{Durability, Timestamp};
+use crate::model::{Durability, Kind, Timestamp};
 
 /// What claiming an id comes to.
 enum Claimed {
@@ -52,7 +52,16 @@ impl Commands {
             drop(inner.followed.complete().await?);
         }
         loop {
-            match inner.claim(&id, &kind, content, &stored)? {
+            let claimed = match inner.claim(&id, &kind, content, &stored) {
+                Err(full) if !is_fresh && full.kind() == Kind::ResourceExhausted => {
+                    // There is room for an answer.
+                    let row = inner.followed.get(&id).await?.ok_or(full)?;
+                    check_row(&row, content)?;
+                    break;
+                }
+                claimed => claimed?,
+            };
+            match claimed {
                 Claimed::New => {
                     // Once it is under way, it ends, whether or not the caller waits for it.
                     let store = Arc::clone(inner).store(id.clone(), kind.clone(), stored, content, is_fresh);

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::execution::{Cancel, Delivered, Due, Ended, Ending, Execution, Lease, State, Unclaimed};
 use super::handling::Event;
-use super::record::{Command, Failure, StoredOutcome};
+use super::index::Told;
+use super::record::{Command, Failure, StoredCommand, StoredOutcome};
 use super::{Commands, Completion, Listing, Parts};
 use crate::cqrs::handlers::Handlers;
 use crate::engine::{Engine, MemoryEngine};
@@ -261,13 +262,88 @@ async fn an_index_that_is_gone_damaged_or_of_another_log_is_made_anew() {
         assert_eq!(commands.view("b", Parts::Whole).await.unwrap().state, State::Pending);
         commands.close().await;
     }
+    // Another log, as long as that one.
     let other = memory();
-    let commands = open(&other, Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
+    let commands = open(&other, None, DEFAULT_COMMAND_RETENTION).await;
     drop(commands.handle(vec![name()], "", 1).await.unwrap());
+    for id in ["c", "d"] {
+        send(&commands, id).await;
+    }
+    assert_eq!(carry_out(&commands).await, "c");
     commands.close().await;
     drop(commands);
     let commands = open(&other, Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
     assert_eq!(commands.view("a", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+    assert_eq!(commands.view("c", Parts::Whole).await.unwrap().state, State::Ended(Ending::Succeeded));
+    let listed = commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap().0;
+    assert_eq!(listed.iter().map(|view| &*view.command.id).collect::<Vec<_>>(), ["c", "d"]);
+    commands.close().await;
+    drop(commands);
+    // And one without the type.
+    let commands = open(&memory(), Some(dir.path()), DEFAULT_COMMAND_RETENTION).await;
+    assert_eq!(commands.view("c", Parts::Whole).await.unwrap_err().reason(), "COMMAND_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn rows_of_unknown_types_and_topics_that_cannot_be_read_hold_nothing_up() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    // It comes before the other.
+    let bad = Name::parse("a").unwrap();
+    drop(commands.handle(vec![bad.clone(), name()], "", 2).await.unwrap());
+    let row = Told::command(&Name::parse("aa").unwrap(), 1, StoredCommand::new(&command("x"), Timestamp(1)));
+    commands.0.followed.index().apply(vec![row], Vec::new()).await.unwrap();
+    send(&commands, "b").await;
+    let listed = commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap().0;
+    assert_eq!(listed.iter().map(|view| &*view.command.id).collect::<Vec<_>>(), ["b"]);
+
+    engine.delete_topic(&Name::internal("commands", &bad), None).await.unwrap();
+    commands.0.types.find(&bad).unwrap().command_at(1);
+    assert_eq!(carry_out(&commands).await, "b");
+    let indexed = async {
+        while commands.0.knows("b") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), indexed).await.expect("the other type is read");
+    let refused = commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unavailable);
+}
+
+#[tokio::test]
+async fn attempts_of_before_a_restart_are_known() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let mut handling = commands.handle(vec![name()], "", 9).await.unwrap();
+    for id in ["pending", "expires"] {
+        let timeout = if id == "expires" { Duration::from_millis(50) } else { Duration::from_secs(60) };
+        let command = Command { timeout, ..command(id) };
+        commands.send(command, Duration::ZERO, &CancellationToken::new()).await.unwrap();
+        assert!(matches!(handling.next().await.unwrap(), Event::Delivery(_)));
+    }
+    commands.close().await;
+    drop(handling);
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let pending = commands.view("pending", Parts::Whole).await.unwrap();
+    assert_eq!((pending.state, pending.attempts), (State::Pending, 1));
+    let expired = commands.wait("expires", Duration::from_secs(20), &CancellationToken::new()).await.unwrap();
+    assert_eq!((expired.state, expired.attempts), (State::Ended(Ending::Expired), 1));
+}
+
+#[tokio::test]
+async fn cancelling_beside_a_failure_that_may_pass_does_not_leave_it_pending() {
+    let engine = memory();
+    let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
+    let mut handling = commands.handle(vec![name()], "", 1).await.unwrap();
+    for round in 0..50 {
+        let id = round.to_string();
+        send(&commands, &id).await;
+        let Event::Delivery(handed) = handling.next().await.unwrap() else { panic!("a delivery") };
+        let failure = Failure { code: "BUSY".into(), message: String::new(), retryable: true };
+        let fail = commands.complete(handed.ack_id, Completion::Failure(failure), Vec::new());
+        let (cancelled, _) = tokio::join!(commands.cancel(&id), fail);
+        assert_ne!(cancelled.unwrap().state, State::Pending);
+    }
 }
 
 #[tokio::test]
@@ -350,8 +426,18 @@ async fn a_type_has_a_limit_and_figures() {
     let kind = commands.0.types.find(&name()).unwrap();
     let unfinished = &kind.counts.unfinished;
     let before = unfinished.swap(MAX_UNFINISHED_PER_TYPE as u64, std::sync::atomic::Ordering::Relaxed);
-    let refused = commands.send(command("c"), Duration::ZERO, &CancellationToken::new()).await.unwrap_err();
+    let stop = CancellationToken::new();
+    let refused = commands.send(command("c"), Duration::ZERO, &stop).await.unwrap_err();
     assert_eq!((refused.reason(), refused.retry_after().is_some()), ("TOO_MANY_COMMANDS", true));
+    // What needs no place is answered: of the table, and of the index.
+    commands.list(Listing { limit: 9, ..Listing::default() }, None).await.unwrap();
+    assert!(!commands.0.knows("b"));
+    for (id, state) in [("a", State::Running), ("b", State::Ended(Ending::Cancelled))] {
+        let again = commands.send(command(id), Duration::ZERO, &stop).await.unwrap();
+        assert_eq!(again.state, state);
+    }
+    let other = Command { payload: Bytes::new(), ..command("b") };
+    assert_eq!(commands.send(other, Duration::ZERO, &stop).await.unwrap_err().reason(), "COMMAND_EXISTS");
     unfinished.store(before, std::sync::atomic::Ordering::Relaxed);
     send(&commands, "c").await;
 }
@@ -395,7 +481,7 @@ async fn while_the_index_is_made_anew_callers_are_refused_and_claim_nothing() {
     let engine = memory();
     let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
     drop(commands.handle(vec![name()], "", 1).await.unwrap());
-    let making = commands.0.followed.make_anew().await;
+    let making = commands.0.followed.incomplete().await;
     let stop = CancellationToken::new();
     let send_it = commands.send(command("a"), Duration::ZERO, &stop);
     let (viewed, sent) = tokio::join!(commands.view("a", Parts::Whole), send_it);

@@ -14,7 +14,8 @@ use crate::model::limits::{
     MAX_IN_FLIGHT, MIN_COMMAND_BACKOFF,
 };
 use crate::model::{
-    Backoff, Durability, Mode, Name, Offset, Retention, RetryPolicy, SubscriptionSettings, TopicSettings,
+    Backoff, Durability, Mode, Name, Offset, Retention, RetryPolicy, SubscriptionSettings, Timestamp,
+    TopicSettings,
 };
 
 /// What the names of topics of commands begin with.
@@ -33,6 +34,8 @@ pub(crate) struct Type {
     pub(super) commands: Name,
     /// The topic of what becomes of them.
     pub(super) outcomes: Name,
+    /// When those topics were created.
+    created: [Timestamp; 2],
     /// What there is of it.
     pub(super) counts: Counts,
     /// The last command known to be stored.
@@ -71,6 +74,7 @@ impl Type {
         Self {
             commands: Name::internal(COMMANDS, &name),
             outcomes: Name::internal(OUTCOMES, &name),
+            created: [Timestamp(0); 2],
             name,
             counts: Counts::default(),
             last_command: AtomicU64::new(0),
@@ -90,17 +94,20 @@ impl Type {
 
     /// Makes what is missing of its topics and its subscription. The subscription comes last: with it, the
     /// type is complete.
-    async fn prepare(&self, engine: &dyn Engine, retention: Duration) -> engine::Result<()> {
-        for topic in [&self.outcomes, &self.commands] {
+    async fn prepare(&mut self, engine: &dyn Engine, retention: Duration) -> engine::Result<()> {
+        let [of_commands, of_outcomes] = &mut self.created;
+        for (topic, time) in [(&self.outcomes, of_outcomes), (&self.commands, of_commands)] {
             let settings = topic_settings(retention);
-            match engine.create_topic(topic.clone(), settings.clone(), Intent::Apply).await {
+            let created = engine.create_topic(topic.clone(), settings.clone(), Intent::Apply).await;
+            let there_is = match created {
                 Err(engine::Error::TopicExists(_)) => {
                     let change =
                         TopicChange { retention: Some(settings.retention), ..TopicChange::default() };
-                    engine.update_topic(topic, change, None, Intent::Apply).await?;
+                    engine.update_topic(topic, change, None, Intent::Apply).await?
                 }
-                created => drop(created?),
-            }
+                created => created?,
+            };
+            *time = there_is.create_time;
         }
         let settings = SubscriptionSettings {
             mode: Mode::KeyOrdered,
@@ -117,6 +124,16 @@ impl Type {
             Err(engine::Error::SubscriptionExists(_)) => Ok(()),
             created => created.map(drop),
         }
+    }
+
+    /// Its topics, with the times of their creation and their last messages known to be stored.
+    pub(super) fn topics(&self) -> [(&Name, Timestamp, Offset); 2] {
+        let last = |last: &AtomicU64| last.load(Ordering::Relaxed);
+        let [of_commands, of_outcomes] = self.created;
+        [
+            (&self.commands, of_commands, last(&self.last_command)),
+            (&self.outcomes, of_outcomes, last(&self.last_outcome)),
+        ]
     }
 
     fn stats(&self) -> TypeStats {
@@ -160,7 +177,7 @@ impl Types {
         let mut known = BTreeMap::new();
         for topic in engine.internal_topics(COMMANDS).await? {
             let Some(name) = topic.name.internal_of(COMMANDS) else { continue };
-            let kind = Type::new(name.clone());
+            let mut kind = Type::new(name.clone());
             kind.prepare(engine, retention).await?;
             kind.command_at(topic.last_offset);
             kind.outcome_at(engine.topic(&kind.outcomes).await?.last_offset);
@@ -187,7 +204,7 @@ impl Types {
         if self.known().len() >= MAX_COMMAND_TYPES {
             return Err(Error::TooManyTypes);
         }
-        let kind = Type::new(name.clone());
+        let mut kind = Type::new(name.clone());
         kind.prepare(engine, self.retention).await?;
         let kind = Arc::new(kind);
         self.known().insert(name.clone(), Arc::clone(&kind));

@@ -150,6 +150,12 @@ impl Log {
         self.stall.check()
     }
 
+    /// Refuses what the writer would refuse for want of space.
+    pub(crate) fn check_space(&self) -> Result<()> {
+        self.check_stall()?;
+        self.stall.check_reserve(self.reader.fs())
+    }
+
     /// Hands an operation to the writer. Operations are done in the order of these calls.
     pub(crate) fn submit(&self, operation: Operation) {
         // After the writer has ended the operation is dropped, and with it its reply: the caller

@@ -51,6 +51,11 @@ impl Reader {
         Self { fs, log, segments, tail, runs }
     }
 
+    /// Where the log is.
+    pub(crate) fn fs(&self) -> &dyn Fs {
+        &*self.fs
+    }
+
     /// The messages from `from` on, if they are all in memory; empty at the end of the topic.
     pub(crate) fn read_cached(
         &self,

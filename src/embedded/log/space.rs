@@ -41,6 +41,12 @@ impl Stall {
         Ok(())
     }
 
+    /// Refuses what the writer would refuse to publish. A disk that does not tell is taken as it comes.
+    pub(super) fn check_reserve(&self, fs: &dyn Fs) -> Result<(), Error> {
+        let (available, reserve) = (fs.available().unwrap_or(u64::MAX), self.reserve);
+        if available >= reserve { Ok(()) } else { Err(Error::DiskFull { available, reserve }) }
+    }
+
     /// The writer is not to wait any longer.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);

@@ -74,6 +74,7 @@ async fn a_nearly_full_disk_refuses_publishing_and_nothing_else() {
     };
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     assert!(accepted > 10);
+    assert!(matches!(engine.check_space().await, Err(Error::DiskFull { reserve: 20_000, .. })));
     let delivered = deliveries(&engine, "worker").await;
     assert_eq!(delivered.len(), accepted);
     assert_eq!(ack(&engine, "worker", &delivered).await, accepted as u64);
@@ -86,6 +87,7 @@ async fn a_nearly_full_disk_refuses_publishing_and_nothing_else() {
     engine.delete_subscription(&name("worker"), None).await.unwrap();
     full.set_faults(Faults::default());
     publish(&engine, "orders", &[b"x"]).await.expect("there is space again");
+    engine.check_space().await.unwrap();
     engine.close().await;
 }
 

@@ -70,12 +70,13 @@ impl State {
 
     pub(super) fn explain(&mut self, topic: &Name, offset: Offset) -> Result<Explanation> {
         let message = stored(self.log(topic)?, offset)?.clone();
-        let names: Vec<Name> = self.users_groups().map(|group| group.subscription().name.clone()).collect();
+        let own = topic.is_internal();
+        let names: Vec<Name> = self.groups(own).map(|group| group.subscription().name.clone()).collect();
         for name in &names {
             self.bury(name)?;
         }
         let (now, wall) = (Instant::now(), Timestamp::now());
-        let of_topic = self.users_groups().filter_map(|group| group.queues.get(topic));
+        let of_topic = self.groups(own).filter_map(|group| group.queues.get(topic));
         let journeys = of_topic.map(|queue| queue.journey(&message, now, wall)).collect();
         Ok(Explanation { message, journeys })
     }

@@ -389,7 +389,12 @@ impl State {
 
     /// The subscriptions that are not the server's own.
     pub(super) fn users_groups(&self) -> impl Iterator<Item = &Group> {
-        self.subscriptions.values().filter(|group| !group.subscription().name.is_internal())
+        self.groups(false)
+    }
+
+    /// The subscriptions; those that are the server's own only if they are wanted.
+    pub(super) fn groups(&self, own: bool) -> impl Iterator<Item = &Group> {
+        self.subscriptions.values().filter(move |group| own || !group.subscription().name.is_internal())
     }
 
     /// Puts the messages that a subscription has given up by now where they go, and skips those that are
