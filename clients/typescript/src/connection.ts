@@ -11,9 +11,15 @@ const FIRST_DELAY = 100; // milliseconds
 const LONGEST_DELAY = 5_000;
 const PATIENCE = 30_000;
 
-/** The server is away, or the connection to it broke: then the error has a cause on this side. */
+/**
+ * The server is away, or the connection to it broke. Connect reports the latter as an error with a cause on this side,
+ * or as a canceled call, although nobody here cancels one.
+ */
 export function isUnreachable(error: unknown): boolean {
-  return error instanceof ConnectError && (error.code === Code.Unavailable || error.cause !== undefined);
+  if (!(error instanceof ConnectError)) {
+    return false;
+  }
+  return error.code === Code.Unavailable || error.code === Code.Canceled || error.cause !== undefined;
 }
 
 /** Sends short calls again while the server cannot be reached, but not for ever. */

@@ -70,8 +70,8 @@ final class Connection implements AutoCloseable {
                 for (var events = open.get(); events.hasNext(); ) {
                     E event = events.next();
                     // A server that shuts down says in a goaway when to come back.
-                    var reconnectAfter = goaway.apply(event).getReconnectAfter();
-                    delay = Math.max(FIRST_DELAY_MS, reconnectAfter.getSeconds() * 1_000);
+                    var after = goaway.apply(event).getReconnectAfter();
+                    delay = Math.max(FIRST_DELAY_MS, after.getSeconds() * 1_000 + after.getNanos() / 1_000_000);
                     if (handle.test(event)) {
                         return;
                     }
