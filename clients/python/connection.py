@@ -38,6 +38,7 @@ def connect() -> grpc.aio.Channel:
         ("grpc.max_reconnect_backoff_ms", int(LONGEST_DELAY * 1000)),
         # Notices a server that vanished without a word.
         ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 0),
     ]
     return grpc.aio.insecure_channel(os.environ.get("COLUMBA_SERVER", "127.0.0.1:7171"), options)
 
