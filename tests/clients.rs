@@ -336,6 +336,19 @@ fn each_language_reads_the_entries_of_each() {
     }
 }
 
+#[test]
+fn the_commands_of_the_page_work() {
+    if LANGUAGES.len() < 5 {
+        println!("skipped: the page has commands in all five languages");
+        return;
+    }
+    let mut command = Command::new(root().join("scripts/try-docs.sh"));
+    // The page does without grpcurl.
+    command.env("COLUMBA", env!("CARGO_BIN_EXE_columba")).env("GRPCURL", "/bin/true");
+    let output = command.arg(root().join("clients/README.md")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 /// A number in a JSON line, to its last bit: `serde_json` rounds a little.
 fn number(line: &str, name: &str) -> f64 {
     let (_, rest) = line.split_once(&format!("\"{name}\":")).unwrap();
