@@ -48,7 +48,9 @@ async def main(*arguments: str) -> None:
                 for line in lines():
                     emit(revision=await key_values.put(channel, bucket, line["key"], line["value"], line.get("score")))
             case "top", bucket, *selection:
-                for entry in (await key_values.top(channel, bucket, *selection))[0]:
+                prefix, revision = selection + ["", "0"][len(selection) :]
+                entries, _ = await key_values.top(channel, bucket, prefix, int(revision))
+                for entry in entries:
                     emit(**entry)
             case _:
                 sys.exit(USAGE)

@@ -15,10 +15,10 @@ async def put(channel: grpc.aio.Channel, bucket: str, key: str, value: str, scor
     return (await KeyValueServiceStub(channel).Put(request, **PATIENT)).revision
 
 
-async def top(channel: grpc.aio.Channel, bucket: str, prefix: str = "", revision: int | str = 0) -> tuple[list[dict], int]:
+async def top(channel: grpc.aio.Channel, bucket: str, prefix: str, revision: int = 0) -> tuple[list[dict], int]:
     """The five highest entries with a prefix, as of a revision or later, and the revision that they are of."""
     request = ListEntriesRequest(
-        bucket=bucket, prefix=prefix, order_by="score desc", page_size=5, min_revision=int(revision)
+        bucket=bucket, prefix=prefix, order_by="score desc", page_size=5, min_revision=revision
     )
     page = await KeyValueServiceStub(channel).ListEntries(request, **PATIENT)
     entries = [{"key": entry.key, "value": entry.value.decode(), "score": entry.score} for entry in page.entries]
