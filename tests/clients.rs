@@ -201,7 +201,7 @@ impl Consumed {
 #[test]
 fn each_language_consumes_what_each_publishes_although_the_server_is_killed() {
     let mut stage = Stage::new();
-    for language in LANGUAGES.iter() {
+    for language in &*LANGUAGES {
         stage.columba(&["topic", "create", &format!("from.{language}")]);
         stage.columba(&["subscription", "create", &format!("to-{language}"), "--topic", "from.*"]);
     }
@@ -241,7 +241,7 @@ fn each_language_consumes_what_each_publishes_although_the_server_is_killed() {
     let expected: Vec<_> = rounds.concat().iter().map(content).collect();
     let mut pairs = 0;
     for (consumer, consumed) in &consumed {
-        for publisher in LANGUAGES.iter() {
+        for publisher in &*LANGUAGES {
             let of = consumed.of(&format!("from.{publisher}"));
             assert_eq!(of, expected.iter().collect::<Vec<_>>(), "{publisher} to {consumer}");
             pairs += 1;
@@ -249,7 +249,7 @@ fn each_language_consumes_what_each_publishes_although_the_server_is_killed() {
     }
     println!("{pairs} pairs of a publisher and a consumer");
     // Their acks have come, too, or come now.
-    for language in LANGUAGES.iter() {
+    for language in &*LANGUAGES {
         let end = Instant::now() + PATIENCE;
         while stage.columba(&["subscription", "stats", &format!("to-{language}")])["backlog_messages"] != 0 {
             assert!(Instant::now() < end, "{language} does not acknowledge");
@@ -262,7 +262,7 @@ fn each_language_consumes_what_each_publishes_although_the_server_is_killed() {
 #[test]
 fn each_language_serves_each_although_the_server_is_killed() {
     let mut stage = Stage::new();
-    for language in LANGUAGES.iter() {
+    for language in &*LANGUAGES {
         stage.columba(&["kv", "bucket", "create", &format!("by-{language}")]);
     }
     let handlers = stage.start_each(|language| vec!["handle".into(), format!("by-{language}")]);
