@@ -4,7 +4,7 @@ TOOLS := .tools
 BUF := $(TOOLS)/buf/node_modules/.bin/buf
 DENY := $(TOOLS)/cargo-deny/bin/cargo-deny
 
-.PHONY: help run demo figures test lint image tools
+.PHONY: help run demo figures test lint image tools clients
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -20,6 +20,7 @@ figures: ## Measure, and write docs/benchmarks.md
 
 test: ## Run every test; fetches the tools they need into .tools
 	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint web
+	./scripts/clients.sh
 	cargo test --locked
 
 lint: ## Check formatting, lints, docs, dependencies and protos
@@ -35,3 +36,6 @@ image: ## Build the image's program, and run it in an empty root, as root; needs
 
 tools: ## Fetch every tool into .tools
 	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint web cargo-deny
+
+clients: ## Build the example clients, in five languages
+	./scripts/clients.sh

@@ -48,6 +48,7 @@ try() {
   split "$page" "$dir"
   port=$(free_port)
   ln -s "$columba" "$dir/bin/columba"
+  ln -s "$root/clients/run" "$dir/bin/client"
   printf '#!/usr/bin/env bash\nexec %q "${@//127.0.0.1:7171/127.0.0.1:%s}"\n' "$grpcurl" "$port" > "$dir/bin/grpcurl"
   chmod +x "$dir/bin/grpcurl"
   {
