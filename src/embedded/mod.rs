@@ -45,8 +45,8 @@ use self::subscriptions::SubscriptionHandle;
 use self::topic::TopicHandle;
 use crate::engine::{
     Announcer, Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page,
-    PendingReceipt, Purged, ReadLimit, Readings, Result, Settled, Settlement, SubscriptionChange, Target, Terms,
-    TopicChange, TopicChanged, Watch,
+    PendingReceipt, Purged, ReadLimit, Readings, Result, Settled, Settlement, SubscriptionChange, Target,
+    Terms, TopicChange, TopicChanged, Watch,
 };
 use crate::model::limits::{MAX_CONSUMERS, MAX_COVERED_TOPICS, MAX_PATTERN_TOPICS};
 use crate::model::{

@@ -138,6 +138,8 @@ impl TopicHandle {
     /// Ends the topic for those who still hold it.
     pub(crate) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
+        // The log's writer may keep it for a long time.
+        self.meters.end();
         self.visible.send_modify(|_| {});
     }
 

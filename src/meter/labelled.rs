@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::model::Name;
 
@@ -23,24 +23,25 @@ pub(crate) struct Labelled<M> {
     pub(crate) name: Option<Name>,
     meters: M,
     given: Arc<AtomicUsize>,
+    is_over: AtomicBool,
 }
 
 impl<M: Default> Labels<M> {
     /// At most so many have meters of their own at once.
     pub(crate) fn new(limit: usize) -> Self {
         let given = Arc::new(AtomicUsize::new(0));
-        let others = Labelled { name: None, meters: M::default(), given: Arc::clone(&given) };
-        Self { limit, given, others: Arc::new(others) }
+        let others = Arc::new(Labelled::new(None, &given));
+        Self { limit, given, others }
     }
 
-    /// The meters of something new. Once nobody has them any more, others may have theirs.
+    /// The meters of something new. Once they are [over](Labelled::end), or nobody has them any more, others may
+    /// have theirs.
     pub(crate) fn give(&self, name: &Name) -> Arc<Labelled<M>> {
         let one_more = |given: usize| (given < self.limit).then_some(given + 1);
         if self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
             return Arc::clone(&self.others);
         }
-        let (name, given) = (Some(name.clone()), Arc::clone(&self.given));
-        Arc::new(Labelled { name, meters: M::default(), given })
+        Arc::new(Labelled::new(Some(name.clone()), &self.given))
     }
 
     /// Those that are shared.
@@ -57,11 +58,25 @@ impl<M> Deref for Labelled<M> {
     }
 }
 
-impl<M> Drop for Labelled<M> {
-    fn drop(&mut self) {
-        if self.name.is_some() {
+impl<M> Labelled<M> {
+    fn new(name: Option<Name>, given: &Arc<AtomicUsize>) -> Self
+    where
+        M: Default,
+    {
+        Self { name, meters: M::default(), given: Arc::clone(given), is_over: AtomicBool::new(false) }
+    }
+
+    /// What they are of is gone, though somebody may still have them for a while.
+    pub(crate) fn end(&self) {
+        if self.name.is_some() && !self.is_over.swap(true, Ordering::Relaxed) {
             self.given.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl<M> Drop for Labelled<M> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -86,7 +101,12 @@ mod tests {
         drop((c, d));
         assert!(labels.give(&name("e")).name.is_none(), "the shared one takes no place");
         drop(a);
-        assert_eq!(labels.give(&name("f")).name, Some(name("f")));
+        let f = labels.give(&name("f"));
+        assert_eq!(f.name, Some(name("f")));
+        b.end();
+        let g = labels.give(&name("g"));
+        assert_eq!(g.name, Some(name("g")), "though somebody still has those of b");
         drop(b);
+        assert!(labels.give(&name("h")).name.is_none(), "no place is given twice");
     }
 }

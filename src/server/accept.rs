@@ -69,13 +69,7 @@ impl Acceptor {
 
     /// Passes the connection on once its peer has spoken. Serving a silent one would hold up a
     /// graceful shutdown.
-    fn greet(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-        slot: Slot,
-        stop: CancellationToken,
-    ) {
+    fn greet(&self, stream: TcpStream, address: SocketAddr, slot: Slot, stop: CancellationToken) {
         let (limit, handshake, ready) = (self.greeting_timeout, self.handshake.clone(), self.ready.clone());
         let greet =
             async move { Connection::greeted(handshake.run(stream).await?, Some(address), slot).await };

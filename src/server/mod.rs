@@ -146,7 +146,11 @@ pub async fn serve(
     let metrics = Arc::new(metrics(&engine, &cqrs, open, &options));
     let authenticate = api::AuthenticateLayer::new(options.authenticator.clone());
     let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
-    let mut layers = transport().layer(api::CallsLayer(metrics.calls.clone())).layer(api::AnswerLayer).layer(authenticate).layer(unfinished);
+    let mut layers = transport()
+        .layer(api::CallsLayer(metrics.calls.clone()))
+        .layer(api::AnswerLayer)
+        .layer(authenticate)
+        .layer(unfinished);
     let grpc = layers.add_routes(services);
     let grpc = grpc.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut grpc = AbortOnDropHandle::new(tokio::spawn(grpc));

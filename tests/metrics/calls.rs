@@ -19,9 +19,10 @@ async fn calls_count_by_method_and_code() {
     for _ in 0..2 {
         server.publish("orders", &["a"]).await;
     }
-    let missing = GetTopicRequest { name: "nothing".into() };
+    let missing = GetTopicRequest { topic: "nothing".into() };
     assert_eq!(server.topics().get_topic(missing).await.unwrap_err().code(), Code::NotFound);
-    let scrape = server.until(|it| it.find(&requests("TopicService/GetTopic", "NOT_FOUND")) == Some(1.)).await;
+    let scrape =
+        server.until(|it| it.find(&requests("TopicService/GetTopic", "NOT_FOUND")) == Some(1.)).await;
     assert_eq!(scrape.value(&requests("PublisherService/Publish", "OK")), 2.);
     assert_eq!(scrape.value(&requests("TopicService/CreateTopic", "OK")), 1.);
     assert_eq!(scrape.value(&requests("TopicService/GetTopic", "OK")), 0.);
@@ -56,7 +57,8 @@ async fn the_server_says_what_it_is_and_since_when() {
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let server = Server::start().await;
     let scrape = server.scrape().await;
-    let build = format!("columba_build_info{{version=\"{}\",engine=\"embedded\"}}", env!("CARGO_PKG_VERSION"));
+    let build =
+        format!("columba_build_info{{version=\"{}\",engine=\"embedded\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(scrape.value(&build), 1.);
     let started = scrape.value("columba_process_start_time_seconds");
     assert!(started >= before - 1. && started <= before + 60., "{started}");

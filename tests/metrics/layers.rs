@@ -39,15 +39,16 @@ async fn commands_count_by_outcome() {
         let outcome = if number == 0 {
             Outcome::Result(Default::default())
         } else {
-            Outcome::Failure(CommandFailure { reason: "SOLD_OUT".into(), ..CommandFailure::default() })
+            Outcome::Failure(CommandFailure { code: "SOLD_OUT".into(), ..CommandFailure::default() })
         };
         let request =
-            CompleteCommandRequest { lease_id: delivery.lease_id, outcome: Some(outcome), ..Default::default() };
+            CompleteCommandRequest { ack_id: delivery.ack_id, outcome: Some(outcome), ..Default::default() };
         within(client.complete_command(request)).await.unwrap();
     }
     let running = "columba_commands_running";
     let scrape = server.until(|scrape| scrape.value(running) == 2.).await;
-    let ended = |outcome: &str| scrape.value(&format!("columba_commands_ended_total{{outcome=\"{outcome}\"}}"));
+    let ended =
+        |outcome: &str| scrape.value(&format!("columba_commands_ended_total{{outcome=\"{outcome}\"}}"));
     assert_eq!(["succeeded", "failed", "cancelled", "expired"].map(ended), [1., 1., 0., 0.]);
     assert_eq!(scrape.value("columba_commands_pending"), 0.);
     assert_eq!(scrape.value("columba_command_handlers"), 1.);

@@ -55,7 +55,7 @@ async fn what_is_published_counts_by_topic() {
     let scrape = server.scrape().await;
     let value = |name: &str| scrape.value(&format!("columba_{name}{{topic=\"orders\"}}"));
     assert_eq!([value("topic_published_messages_total"), value("topic_duplicate_messages_total")], [3., 1.]);
-    let topic = server.topics().get_topic(GetTopicRequest { name: "orders".into() }).await.unwrap();
+    let topic = server.topics().get_topic(GetTopicRequest { topic: "orders".into() }).await.unwrap();
     let stored = topic.into_inner().topic.unwrap().stored_bytes;
     assert!(stored > 0);
     assert_eq!(value("topic_published_bytes_total").to_string(), stored.to_string());
@@ -166,7 +166,10 @@ async fn the_log_tells_of_its_size_its_syncs_and_the_disk() {
         assert_eq!(grown(&format!("columba_{counted}_count")), 1., "{counted}");
     }
     assert_eq!(grown("columba_log_batch_requests_sum"), 1.);
-    assert!(grown("columba_log_batch_bytes_sum") >= grown("columba_topic_published_bytes_total{topic=\"orders\"}"));
+    assert!(
+        grown("columba_log_batch_bytes_sum")
+            >= grown("columba_topic_published_bytes_total{topic=\"orders\"}")
+    );
     assert!(grown("columba_log_sync_duration_seconds_sum") > 0.);
     let values = ["log_segments", "log_stalled", "write_queue_bytes"];
     assert_eq!(values.map(|name| after.value(&format!("columba_{name}"))), [1., 0., 0.]);

@@ -3,11 +3,16 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use columba::embedded::{EmbeddedEngine, Options as EngineOptions};
+use columba::engine::Engine;
+use columba::server::Options;
 use columba::server::metrics::FAMILIES;
 
 use crate::Server;
-use crate::scrape::get;
+use crate::common::TestServer;
+use crate::scrape::{Scrape, get};
 
 /// What stands around the table in docs/metrics.md.
 const MARKS: [&str; 2] = ["<!-- metrics -->\n", "<!-- end of metrics -->\n"];
@@ -57,7 +62,8 @@ fn table() -> String {
     let mut table = "| name | type | unit | labels | tells |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for family in FAMILIES {
         let (name, labels) = (family.full_name(), family.labels.join(", "));
-        let row = format!("| `{name}` | {} | {} | {labels} | {} |", family.kind(), family.unit(), family.help);
+        let row =
+            format!("| `{name}` | {} | {} | {labels} | {} |", family.kind(), family.unit(), family.help);
         writeln!(table, "{row}").unwrap();
     }
     table
@@ -65,15 +71,10 @@ fn table() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_none_once_the_engine_is_closed() {
-    use columba::embedded::{EmbeddedEngine, Options};
-    use columba::engine::Engine;
     let data = tempfile::tempdir().unwrap();
-    let engine = EmbeddedEngine::open(data.path(), Options::default()).await.unwrap();
-    let server = crate::common::TestServer::start_on(
-        std::sync::Arc::new(engine.clone()),
-        columba::server::Options::default(),
-    );
-    let server = server.await;
+    let engine = EmbeddedEngine::open(data.path(), EngineOptions::default()).await.unwrap();
+    let server = TestServer::start_on(Arc::new(engine.clone()), Options::default()).await;
+    Scrape::take(server.admin).await;
     engine.close().await;
     let admin = server.admin;
     let (head, body) = tokio::task::spawn_blocking(move || get(admin, "/metrics")).await.unwrap();

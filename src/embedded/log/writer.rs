@@ -327,14 +327,7 @@ impl Writer {
             // Nobody waits for the floor: the receipt tells that all of it is durable.
             self.settle(batch, settle, oneshot::channel().0);
         }
-        batch.pending.push(Pending::Commit {
-            appended,
-            receipts,
-            durability,
-            reply,
-            accepted,
-            _place: held,
-        });
+        batch.pending.push(Pending::Commit { appended, receipts, durability, reply, accepted, _place: held });
         Ok(())
     }
 

@@ -130,9 +130,8 @@ impl Readings {
 
     fn calls(&self, page: &mut Page<'_>) -> fmt::Result {
         let named = || self.calls.iter().map(|call| (call.method.as_deref().unwrap_or(OTHERS), call));
-        let ended = named().flat_map(|(method, call)| {
-            call.ended.iter().map(move |&(code, count)| ([method, code], count))
-        });
+        let ended = named()
+            .flat_map(|(method, call)| call.ended.iter().map(move |&(code, count)| ([method, code], count)));
         page.counters(&f::REQUESTS, ended)?;
         let durations = named().filter_map(|(method, call)| Some(([method], call.durations.as_ref()?)));
         page.histograms(&f::REQUEST_DURATION, durations)?;

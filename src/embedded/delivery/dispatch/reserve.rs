@@ -7,8 +7,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::settle::Ranges;
 use super::Dispatcher;
+use super::settle::Ranges;
 use crate::embedded::progress::Committed;
 use crate::engine::Failure;
 use crate::model::{Happening, Offset};
