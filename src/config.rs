@@ -46,7 +46,7 @@ const FOREIGN_ENV: [&str; 7] = [
 pub struct Config {
     /// `listen`: where the API listens. Default: 127.0.0.1:7171.
     pub listen: SocketAddr,
-    /// `admin_listen`: where probes are answered. Default: 127.0.0.1:7172.
+    /// `admin_listen`: where probes and `/metrics` are answered. Default: 127.0.0.1:7172.
     pub admin_listen: SocketAddr,
     /// `data_dir`: where the embedded engine keeps its log. Default: ./columba-data.
     pub data_dir: PathBuf,

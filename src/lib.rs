@@ -17,6 +17,7 @@
 //! - [`cqrs`]: commands, queries and key-value views, over the contract of an engine.
 //! - [`engine`]: the contract of a message engine, and an in-memory reference.
 //! - [`embedded`]: the engine that keeps one log on the local disk.
+//! - [`meter`]: counting and timing.
 //! - [`model`]: names, messages, positions, limits, kinds of errors.
 //! - [`proto`]: the API as clients see it, generated from `proto/`.
 //! - `telemetry`: logging.
@@ -29,6 +30,7 @@ pub mod cqrs;
 pub mod embedded;
 pub mod engine;
 pub mod identity;
+pub mod meter;
 pub mod model;
 pub mod proto;
 pub mod server;

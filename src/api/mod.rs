@@ -6,6 +6,7 @@
 mod admin;
 mod authenticate;
 mod body;
+mod calls;
 mod commands;
 mod commit;
 mod consume;
@@ -56,6 +57,7 @@ use crate::model::limits::MAX_REQUEST_BYTES;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
 pub(crate) use self::authenticate::{AuthenticateLayer, Peer};
+pub(crate) use self::calls::{Calls, CallsLayer, MethodReadings};
 pub(crate) use self::health::Health;
 pub(crate) use self::layers::AnswerLayer;
 pub(crate) use self::unfinished::UnfinishedLayer;

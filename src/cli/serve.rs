@@ -31,7 +31,7 @@ pub struct ServeArgs {
     /// Where the gRPC API listens [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Where /livez and /readyz are answered [default: 127.0.0.1:7172]
+    /// Where /livez, /readyz and /metrics are answered [default: 127.0.0.1:7172]
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
     /// Where the log is kept [default: ./columba-data]

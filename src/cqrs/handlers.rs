@@ -140,6 +140,11 @@ impl Handlers {
         entry.inspect(|(_, entry)| entry.draining.cancel()).is_some()
     }
 
+    /// How many of a kind there are.
+    pub(crate) fn count(&self, kind: HandlerKind) -> u64 {
+        self.registry().entries.values().filter(|entry| entry.kind == kind).count() as u64
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -250,6 +255,7 @@ mod tests {
         assert_eq!(info.types, [name("orders.get")]);
         assert_eq!((info.outstanding, info.answered, info.failed), (3, 2, 1));
         assert_eq!(handlers.list(0, 1, None, None), listed[..1]);
+        assert_eq!(handlers.count(HandlerKind::Query), 1);
         assert_eq!(handlers.list(info.number, 10, None, None), listed[1..]);
         assert_eq!(handlers.list(0, 1, Some(HandlerKind::Query), None), listed[1..]);
         assert_eq!(handlers.list(0, 10, None, Some(&name("orders.get"))), listed[1..]);

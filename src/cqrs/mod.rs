@@ -6,6 +6,7 @@
 pub(crate) mod commands;
 pub(crate) mod handlers;
 pub(crate) mod queries;
+mod readings;
 mod store;
 pub(crate) mod views;
 
@@ -19,6 +20,9 @@ use self::queries::Queries;
 use self::views::Views;
 use crate::engine::{self, Engine};
 use crate::model::limits::DEFAULT_COMMAND_RETENTION;
+
+pub(crate) use self::commands::Ending;
+pub(crate) use self::readings::Readings;
 
 /// How these layers work.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 //! deleted. Those are records of the log, too, so the writer sees which came first.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -43,7 +44,7 @@ struct Held {
 
 impl Shared {
     pub(super) async fn commit(self: Arc<Self>, operations: Vec<engine::Operation>) -> Result<Vec<Outcome>> {
-        let count = operations.len();
+        let (count, accepted) = (operations.len(), Instant::now());
         let Commit { publishes, acks, bytes, durability } = self.prepare(operations)?;
         let place = self.log.place(bytes).await?;
         let held = hold(acks).await?;
@@ -54,6 +55,7 @@ impl Shared {
             settles: held.iter().flat_map(Held::settles).collect(),
             durability,
             reply: Some(reply),
+            accepted,
             place,
         }));
         let result = self.log.answer(receipts).await;

@@ -13,6 +13,7 @@ mod delivery;
 mod identity;
 mod idle;
 mod log;
+mod meters;
 mod moving;
 mod names;
 mod open;
@@ -44,8 +45,8 @@ use self::subscriptions::SubscriptionHandle;
 use self::topic::TopicHandle;
 use crate::engine::{
     Announcer, Capabilities, Consumer, Credit, Engine, Error, Intent, Operation, Outcome, Page,
-    PendingReceipt, Purged, ReadLimit, Result, Settled, Settlement, SubscriptionChange, Target, Terms,
-    TopicChange, TopicChanged, Watch,
+    PendingReceipt, Purged, ReadLimit, Readings, Result, Settled, Settlement, SubscriptionChange, Target,
+    Terms, TopicChange, TopicChanged, Watch,
 };
 use crate::model::limits::{MAX_CONSUMERS, MAX_COVERED_TOPICS, MAX_PATTERN_TOPICS};
 use crate::model::{
@@ -386,6 +387,10 @@ impl Engine for EmbeddedEngine {
 
     async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled> {
         self.0.settle(subscription, ids, settlement).await
+    }
+
+    async fn readings(&self) -> Result<Readings> {
+        self.0.readings().await
     }
 
     async fn failed(&self) -> String {

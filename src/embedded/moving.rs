@@ -1,6 +1,7 @@
 //! The engine's operations on single messages of a subscription: browse, move, discard.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -66,6 +67,7 @@ impl Shared {
         let handle = self.find_subscription(&subscription)?;
         handle.only()?;
         let topic = self.find_topic(&to)?;
+        let accepted = Instant::now();
         let place = self.log.place(envelope.len() + SETTLE_BYTES).await?;
         let (reply, receipt) = oneshot::channel();
         let envelopes = vec![envelope.0];
@@ -83,6 +85,7 @@ impl Shared {
             settles: Vec::new(),
             durability: Durability::Fsynced,
             reply: Some(reply),
+            accepted,
             place,
         };
         let moving = handle.ask(|reply| Event::Request(Request::Move { offset, publish, reply }));

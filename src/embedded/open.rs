@@ -23,6 +23,7 @@ use super::log::space::Stall;
 use super::log::tail::Tail;
 use super::log::writer::{Parts, Writer};
 use super::log::{Log, Operation, segments};
+use super::meters::Meters;
 use super::names::Marker;
 use super::records::SubscriptionRecord;
 use super::state::{Record, State, SubscriptionState};
@@ -153,7 +154,8 @@ impl Opened {
                 "the log is damaged; reading what is lost answers DATA_LOSS"
             );
         }
-        let topics = topic_handles(&recovered);
+        let meters = Arc::new(Meters::default());
+        let topics = topic_handles(&recovered, &meters);
         let segments = Arc::new(recovered.segments);
         let tail = Arc::new(Tail::new(options.tail_cache_bytes));
         let reader = Reader::new(Arc::clone(&fs), identity.log, Arc::clone(&segments), Arc::clone(&tail));
@@ -164,8 +166,8 @@ impl Opened {
         let (keeper, keeper_thread) = keeper.map_err(&io)?;
 
         let stall = Arc::new(Stall::new(options.disk_reserve_bytes));
-        let (reader, marker) = (Arc::new(reader), Marker::new(identity.log));
-        let log = Log::new(queue, options.write_queue_bytes, failure, Arc::clone(&stall), reader, marker);
+        let (reader, counting) = (Arc::new(reader), (Marker::new(identity.log), Arc::clone(&meters)));
+        let log = Log::new(queue, options.write_queue_bytes, failure, Arc::clone(&stall), reader, counting);
         let signer = Signer(identity.ack_key);
         let advisories = Announcer::default();
         let mut loading = Loading { last_id: recovered.state.last_id, found: Vec::new() };
@@ -189,6 +191,7 @@ impl Opened {
             end: recovered.end,
             touched: topics,
             advisories: advisories.clone(),
+            meters,
         };
         let end = WriterEnd { failure: parts.failure.clone(), stop, _lock: lock };
         let writer = Writer::new(parts);
@@ -235,10 +238,11 @@ impl Drop for WriterEnd {
 }
 
 /// The topics with their indexes, by number.
-fn topic_handles(recovered: &Recovered) -> BTreeMap<u64, Arc<TopicHandle>> {
+fn topic_handles(recovered: &Recovered, meters: &Meters) -> BTreeMap<u64, Arc<TopicHandle>> {
     let handles = recovered.state.topics.iter().map(|(&id, state)| {
         let name = stored_name(&state.record.name);
-        (id, Arc::new(TopicHandle::new(name, state)))
+        let own = meters.topics.give(&name);
+        (id, Arc::new(TopicHandle::new(name, state, own)))
     });
     let handles: BTreeMap<_, _> = handles.collect();
     let active = recovered.active.iter().flat_map(|(&topic, all)| all.iter().map(move |runs| (topic, runs)));

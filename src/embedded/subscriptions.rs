@@ -12,6 +12,7 @@ use super::delivery::consumer::{DurableConsumer, reason};
 use super::delivery::dispatch::{self, Common, DeadLetters, Event, Member, NewLane, Pull, SettleReply};
 use super::delivery::leases::Rules;
 use super::log::Log;
+use super::meters::SubscriptionMeters;
 use super::progress::Committed;
 use super::records::SubscriptionRecord;
 use super::state::{Record, SubscriptionState};
@@ -21,6 +22,7 @@ use crate::engine::idle::Idle;
 use crate::engine::{
     Announcer, Consumer, Credit, Error, Intent, ReadLimit, Result, Settled, Settlement, SubscriptionChange,
 };
+use crate::meter::Labelled;
 use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_SUBSCRIPTIONS};
 use crate::model::{
     Advisory, Delivery, Filter, Name, Offset, Pattern, Start, Subscription, SubscriptionSettings,
@@ -48,6 +50,7 @@ pub(crate) struct SubscriptionHandle {
     /// the goodbye of each, and must have some left for everybody else.
     consumers: Arc<Semaphore>,
     end: watch::Sender<Option<Error>>,
+    meters: Arc<Labelled<SubscriptionMeters>>,
 }
 
 /// What a subscription has to do with one topic, as everybody may look at it.
@@ -87,7 +90,7 @@ impl SubscriptionHandle {
         (signer, advisories): (Signer, Announcer<Advisory>),
     ) -> Self {
         let end = watch::Sender::new(None);
-        let idle = Idle::new(Instant::now());
+        let (idle, meters) = (Idle::new(Instant::now()), log.meters.subscriptions.give(&name));
         let common = Common {
             name: name.clone(),
             rules: rules(&record),
@@ -98,6 +101,7 @@ impl SubscriptionHandle {
             log,
             signer,
             advisories,
+            meters: Arc::clone(&meters),
             end: end.subscribe(),
         };
         let (lanes, new) = parts.into_iter().map(|(topic, state)| lane(topic, state)).unzip();
@@ -105,7 +109,7 @@ impl SubscriptionHandle {
         let consumers = Arc::new(Semaphore::new(MAX_CONSUMERS_PER_SUBSCRIPTION));
         let id = record.id;
         let (record, lanes) = (RwLock::new(record), RwLock::new(lanes));
-        Self { id, name, reads, lanes, record, idle, events, consumers, end }
+        Self { id, name, reads, lanes, record, idle, events, consumers, end, meters }
     }
 
     /// What it has to do with each topic that it reads.
@@ -160,6 +164,11 @@ impl SubscriptionHandle {
     /// Whether it is one of the server's own.
     pub(crate) fn is_internal(&self) -> bool {
         self.name.is_internal()
+    }
+
+    /// What is counted of it.
+    pub(crate) fn meters(&self) -> &Labelled<SubscriptionMeters> {
+        &self.meters
     }
 
     /// Whether anybody is connected.
@@ -421,7 +430,10 @@ impl Shared {
     }
 
     pub(super) async fn stats(&self, name: &Name) -> Result<SubscriptionStats> {
-        let handle = self.find_subscription(name)?;
+        self.stats_of(&*self.find_subscription(name)?).await
+    }
+
+    pub(super) async fn stats_of(&self, handle: &SubscriptionHandle) -> Result<SubscriptionStats> {
         let snapshot = handle.ask(Event::Stats).await?;
         let lanes = handle.lanes().clone();
         let (mut backlog, mut oldest) = (0, None::<Timestamp>);

@@ -1,14 +1,16 @@
 //! A topic as its writers and readers share it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
 use super::log::index::{Part, TopicIndex};
+use super::meters::TopicMeters;
 use super::names::keys::Keys;
 use super::records::TopicRecord;
 use super::state::TopicState;
+use crate::meter::Labelled;
 use crate::model::{Name, Offset, Topic};
 
 /// One topic. The log's writer moves it on; everybody else looks.
@@ -27,11 +29,13 @@ pub(crate) struct TopicHandle {
     /// How many keys its messages have, if that is known; `u64::MAX` else.
     keys: AtomicU64,
     deleted: AtomicBool,
+    /// What is counted of it.
+    pub(crate) meters: Arc<Labelled<TopicMeters>>,
 }
 
 impl TopicHandle {
     /// The topic as the log's state has it, with no index yet.
-    pub(crate) fn new(name: Name, state: &TopicState) -> Self {
+    pub(crate) fn new(name: Name, state: &TopicState, meters: Arc<Labelled<TopicMeters>>) -> Self {
         Self {
             id: state.record.id,
             name,
@@ -42,6 +46,7 @@ impl TopicHandle {
             bytes: AtomicU64::new(state.bytes),
             keys: AtomicU64::new(u64::MAX),
             deleted: AtomicBool::new(false),
+            meters,
         }
     }
 
@@ -80,8 +85,10 @@ impl TopicHandle {
         self.visible.subscribe()
     }
 
-    /// Shows readers the messages up to `last`.
-    pub(crate) fn show(&self, last: Offset, bytes: u64) {
+    /// Shows readers the messages up to `last`: so many more.
+    pub(crate) fn show(&self, last: Offset, messages: u32, bytes: u64) {
+        self.meters.messages.add(messages.into());
+        self.meters.bytes.add(bytes);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.visible.send_replace(last);
     }
@@ -131,6 +138,8 @@ impl TopicHandle {
     /// Ends the topic for those who still hold it.
     pub(crate) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
+        // The log's writer may keep it for a long time.
+        self.meters.end();
         self.visible.send_modify(|_| {});
     }
 

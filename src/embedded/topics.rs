@@ -1,6 +1,7 @@
 //! The engine's operations on topics: create, change, delete, publish, follow.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -53,7 +54,7 @@ impl Shared {
         let puts = parts.iter().map(|(_, part)| Record::PutSubscription(part.clone()));
         self.record_all(std::iter::once(Record::PutTopic(record.clone())).chain(puts).collect()).await?;
         let state = TopicState::new(record);
-        let topic = Arc::new(TopicHandle::new(name.clone(), &state));
+        let topic = Arc::new(TopicHandle::new(name.clone(), &state, self.log.meters.topics.give(&name)));
         // Before anybody can publish, all who read it by a pattern do.
         for (reader, part) in parts {
             reader.add_lane(Arc::clone(&topic), SubscriptionState::new(part)).await;
@@ -159,6 +160,7 @@ impl Shared {
         messages: Vec<Envelope>,
         terms: Terms,
     ) -> Result<PendingReceipt> {
+        let accepted = Instant::now();
         let (publication, default) = self.publication(topic, messages, terms)?;
         let place = self.log.place(publication.bytes()).await?;
         let (reply, receipt) = oneshot::channel();
@@ -167,6 +169,7 @@ impl Shared {
             settles: Vec::new(),
             durability: terms.durability.unwrap_or(default),
             reply: Some(reply),
+            accepted,
             place,
         }));
         let log = self.log.clone();

@@ -9,6 +9,7 @@ pub(crate) mod conformance;
 mod error;
 pub(crate) mod idle;
 mod memory;
+mod readings;
 mod watch;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::model::{
 
 pub use error::{Error, Failure};
 pub use memory::MemoryEngine;
+pub use readings::{LogReadings, Readings, SubscriptionReadings, TopicReadings};
 pub(crate) use watch::Announcer;
 pub use watch::{TopicChanged, Watch, Watched};
 
@@ -449,6 +451,11 @@ pub trait Engine: Send + Sync + 'static {
     /// same step that settles it; without such a topic it is only settled. Both may come after this has
     /// returned, but never one without the other.
     async fn settle(&self, subscription: &Name, ids: Vec<Bytes>, settlement: Settlement) -> Result<Settled>;
+
+    /// What it has counted and measured. An engine that does not has nothing to tell.
+    async fn readings(&self) -> Result<Readings> {
+        Ok(Readings::default())
+    }
 
     /// Resolves when the engine can never write again, with the reason. The server then stops.
     async fn failed(&self) -> String;

@@ -70,6 +70,10 @@ pub const MAX_CONSUMERS: usize = 20_000;
 /// Most open consumers of one durable subscription.
 pub const MAX_CONSUMERS_PER_SUBSCRIPTION: usize = 1_000;
 
+/// Topics that metrics tell apart, and subscriptions; those beyond are counted together. Each has about 30 lines
+/// in what a scrape returns.
+pub const MAX_METRIC_LABELS: usize = 500;
+
 /// Entries on a page of a list when the request names no number.
 pub const DEFAULT_PAGE_SIZE: usize = 100;
 /// Most entries on a page of a list.

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::greeting::Handshake;
-use super::transport::Connection;
+use super::transport::{Connection, Slot};
+use crate::meter::Level;
 
 /// Wait after a failed accept. Without it, running out of file descriptors would spin a core.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(250);
@@ -25,11 +26,13 @@ const READY_CONNECTIONS: usize = 64;
 pub(super) fn connections(
     listener: TcpListener,
     options: &Options,
+    open: Level,
     stop: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let (sender, receiver) = mpsc::channel(READY_CONNECTIONS);
     let acceptor = Acceptor {
         slots: Arc::new(Semaphore::new(options.max_connections)),
+        open,
         greeting_timeout: options.greeting_timeout,
         handshake: Handshake::new(options.tls.clone(), options.max_handshakes),
         ready: sender,
@@ -40,6 +43,8 @@ pub(super) fn connections(
 
 struct Acceptor {
     slots: Arc<Semaphore>,
+    /// How many connections there are.
+    open: Level,
     greeting_timeout: Duration,
     handshake: Handshake,
     ready: mpsc::Sender<io::Result<Connection>>,
@@ -50,7 +55,9 @@ impl Acceptor {
         loop {
             let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
-                Ok((stream, address)) => self.greet(stream, address, slot, stop.clone()),
+                Ok((stream, address)) => {
+                    self.greet(stream, address, (slot, self.open.enter()), stop.clone());
+                }
                 Err(error) if of_one_peer(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; is the limit of open files too low?");
@@ -62,13 +69,7 @@ impl Acceptor {
 
     /// Passes the connection on once its peer has spoken. Serving a silent one would hold up a
     /// graceful shutdown.
-    fn greet(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-        slot: OwnedSemaphorePermit,
-        stop: CancellationToken,
-    ) {
+    fn greet(&self, stream: TcpStream, address: SocketAddr, slot: Slot, stop: CancellationToken) {
         let (limit, handshake, ready) = (self.greeting_timeout, self.handshake.clone(), self.ready.clone());
         let greet =
             async move { Connection::greeted(handshake.run(stream).await?, Some(address), slot).await };

@@ -5,12 +5,13 @@
 mod accept;
 mod admin;
 mod greeting;
+pub mod metrics;
 pub mod open_files;
 mod transport;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,8 +24,11 @@ use crate::api;
 use crate::cqrs::{self, Cqrs};
 use crate::engine::{self, Engine};
 use crate::identity::Authenticator;
+use crate::meter::Level;
 use crate::model::limits::HEARTBEAT_INTERVAL;
 use crate::tls::Tls;
+
+use self::metrics::Metrics;
 
 /// Bytes that a client may send ahead on one call.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -49,7 +53,7 @@ const FAILED_GRACE: Duration = Duration::from_millis(500);
 pub struct Listeners {
     /// For the API.
     pub grpc: TcpListener,
-    /// For `/livez` and `/readyz`; none, if nobody asks.
+    /// For `/livez`, `/readyz` and `/metrics`; none, if nobody asks.
     pub admin: Option<TcpListener>,
 }
 
@@ -142,16 +146,23 @@ pub async fn serve(
     let (health, services) = api::services(context).await;
 
     let _follow = follow(&options, &stop);
-    let connections = accept::connections(listeners.grpc, &options, stop.clone());
+    let open = Level::default();
+    let connections = accept::connections(listeners.grpc, &options, open.clone(), stop.clone());
+    let metrics = Arc::new(metrics(&engine, &cqrs, open, &options));
     let authenticate = api::AuthenticateLayer::new(options.authenticator.clone());
     let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
     let web = option_layer(options.web.as_ref().map(api::web_layer));
-    let transport = transport().accept_http1(options.web.is_some());
-    let mut layers = transport.layer(web).layer(api::AnswerLayer).layer(authenticate).layer(unfinished);
+    let mut layers = transport()
+        .accept_http1(options.web.is_some())
+        .layer(web)
+        .layer(api::CallsLayer(metrics.calls.clone()))
+        .layer(api::AnswerLayer)
+        .layer(authenticate)
+        .layer(unfinished);
     let grpc = layers.add_routes(services);
     let grpc = grpc.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut grpc = AbortOnDropHandle::new(tokio::spawn(grpc));
-    let _admin = listeners.admin.map(|listener| admin::serve(listener, stop.clone()));
+    let _admin = listeners.admin.map(|listener| admin::serve(listener, stop.clone(), metrics));
 
     let failure = tokio::select! {
         () = shutdown => None,
@@ -168,6 +179,19 @@ pub async fn serve(
             let _ = timeout(FAILED_GRACE, grpc).await;
             Err(failure)
         }
+    }
+}
+
+fn metrics(engine: &Arc<dyn Engine>, cqrs: &Arc<Cqrs>, connections: Level, options: &Options) -> Metrics {
+    Metrics {
+        engine: Arc::clone(engine),
+        cqrs: Arc::clone(cqrs),
+        calls: api::Calls::new(),
+        connections,
+        max_connections: options.max_connections,
+        tls: options.tls.clone(),
+        started: SystemTime::now(),
+        asking: tokio::sync::Mutex::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::api::Peer;
+use crate::meter::Present;
 use crate::tls::ClientCertificate;
 
 /// Length of the preface that opens every HTTP/2 connection.
@@ -33,8 +34,11 @@ pub(super) struct Connection {
     /// How much of the greeting was given out.
     given: usize,
     peer: Peer,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
+
+/// A place among the connections allowed, and among those counted.
+pub(super) type Slot = (OwnedSemaphorePermit, Present);
 
 impl Connection {
     /// Waits until the peer has sent a whole HTTP/2 preface, or something as long that is none and
@@ -42,7 +46,7 @@ impl Connection {
     pub(super) async fn greeted(
         mut transport: Transport,
         address: Option<SocketAddr>,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> io::Result<Self> {
         let mut greeting = [0; GREETING_BYTES];
         transport.read_exact(&mut greeting).await?;

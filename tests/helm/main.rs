@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
+#[path = "../common/scrape.rs"]
+mod scrape;
+
 mod chart;
+mod metrics;
 mod page;
 mod restricted;
 

@@ -38,7 +38,7 @@ fn its_commands_are_accepted() {
 fn its_values_are_accepted() {
     let Some(tools) = Tools::find() else { return };
     let blocks = blocks("yaml");
-    assert_eq!(blocks.len(), 3, "the values were found");
+    assert_eq!(blocks.len(), 4, "the values were found");
     for block in blocks {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, &block).unwrap();

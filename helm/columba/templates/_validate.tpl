@@ -106,6 +106,15 @@ grpcRoute.enabled is true and grpcRoute.parentRefs is empty: a route belongs to 
 {{- if and (or .Values.networkPolicy.from .Values.networkPolicy.egress) (not .Values.networkPolicy.enabled) }}
 networkPolicy.from or networkPolicy.egress is given and networkPolicy.enabled is false: nobody would be held up; enable it, or drop them
 {{- end }}
+{{- if and .Values.metrics.from (not .Values.networkPolicy.enabled) }}
+metrics.from is given and networkPolicy.enabled is false: nobody would be held up; enable it, or drop them
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.metrics.from) }}
+metrics.serviceMonitor.enabled is true and metrics.from is empty: the network policy would keep Prometheus away; name its pods in metrics.from, such as {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}
+{{- end }}
+{{- if and .Values.metrics.prometheusRule.enabled (not .Values.metrics.serviceMonitor.enabled) }}
+metrics.prometheusRule.enabled is true and metrics.serviceMonitor.enabled is false: the alerts find the server by the Service of the latter, and would all say that it is down; enable it
+{{- end }}
 {{- if and .Values.serviceAccount.annotations (not .Values.serviceAccount.create) }}
 serviceAccount.annotations is given and serviceAccount.create is false: they are for an account that the chart makes; drop one or the other
 {{- end }}

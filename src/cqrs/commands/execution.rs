@@ -38,7 +38,7 @@ pub(crate) enum Ending {
 
 impl Ending {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Succeeded, Self::Failed, Self::Cancelled, Self::Expired];
+    pub(crate) const ALL: [Self; 4] = [Self::Succeeded, Self::Failed, Self::Cancelled, Self::Expired];
 
     /// Its number in what is stored.
     pub(super) fn number(self) -> u32 {

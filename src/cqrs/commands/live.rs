@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use super::execution::{Due, Ending, Execution, State};
 use super::holder::Holder;
 use super::record::Fingerprint;
 use super::types::Type;
+use crate::meter::{Distribution, Histogram, LONG_SECONDS};
 use crate::model::Offset;
 use crate::model::limits::{MAX_UNFINISHED_COMMANDS, MAX_UNFINISHED_PER_TYPE};
 
@@ -45,13 +47,27 @@ impl Live {
 }
 
 /// All of them. Nothing in here waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     commands: HashMap<Id, Live>,
     timers: BTreeMap<(Instant, u64), Id>,
     last_timer: u64,
     /// When whoever ends what is due looks again by itself.
     armed: Option<Instant>,
+    /// From accepting a command until it ended.
+    durations: Histogram,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            commands: HashMap::new(),
+            timers: BTreeMap::new(),
+            last_timer: 0,
+            armed: None,
+            durations: Histogram::new(&LONG_SECONDS),
+        }
+    }
 }
 
 impl Table {
@@ -129,6 +145,8 @@ impl Table {
         let changed = change(live);
         if let (false, Some(ended)) = (was_over, live.execution.ended()) {
             count_end(&live.kind, ended.ending);
+            let micros = ended.time.0.saturating_sub(live.execution.accepted.0);
+            self.durations.time(Duration::from_micros(micros));
         }
         let running = live.execution.state(now) == State::Running;
         if running != live.counted_running {
@@ -175,6 +193,11 @@ impl Table {
             live.timer = Some(timer);
             self.timers.insert(timer, id);
         }
+    }
+
+    /// How long it took until commands ended.
+    pub(super) fn durations(&self) -> Distribution {
+        self.durations.read()
     }
 
     fn next_timer(&self) -> Option<Instant> {
@@ -240,8 +263,6 @@ fn count_end(kind: &Type, ending: Ending) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::cqrs::commands::execution::Ended;
     use crate::model::{Name, Timestamp};

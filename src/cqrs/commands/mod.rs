@@ -44,6 +44,7 @@ use self::types::{Type, Types};
 use super::handlers::{HandlerKind, Handlers};
 use super::store;
 use crate::engine::{self, Engine};
+use crate::meter::Distribution;
 use crate::model::{Name, Offset, Timestamp};
 
 pub(crate) use self::completing::Completion;
@@ -53,7 +54,6 @@ pub(crate) use self::handling::{Event, Handed, Handling};
 pub(crate) use self::index::Listing;
 pub(crate) use self::lookup::{Following, Parts, View};
 pub(crate) use self::record::{Command, Failure};
-#[allow(unused_imports, reason = "for metrics to come")]
 pub(crate) use self::types::TypeStats;
 
 /// How long to wait after a failure.
@@ -149,9 +149,13 @@ impl Commands {
     }
 
     /// The figures of all types, by name.
-    #[allow(dead_code, reason = "for metrics to come; the tests read it")]
     pub(crate) fn stats(&self) -> Vec<TypeStats> {
         self.0.types.stats()
+    }
+
+    /// From accepting a command until it ended.
+    pub(crate) fn durations(&self) -> Distribution {
+        self.0.table().durations()
     }
 
     /// Stops what goes on by itself, and puts the index on disk.

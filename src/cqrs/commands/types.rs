@@ -57,7 +57,6 @@ pub(super) struct Counts {
 
 /// The figures of a type as of now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "for metrics to come; the tests read it")]
 pub(crate) struct TypeStats {
     /// The type.
     pub(crate) name: Name,
@@ -217,7 +216,6 @@ impl Types {
     }
 
     /// The figures of all of them, by name.
-    #[allow(dead_code, reason = "for metrics to come; the tests read it")]
     pub(super) fn stats(&self) -> Vec<TypeStats> {
         self.known().values().map(|kind| kind.stats()).collect()
     }

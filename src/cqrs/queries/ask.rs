@@ -50,6 +50,7 @@ impl Queries {
             let cached =
                 ttl.filter(|_| !bypass).and_then(|ttl| state.cached(&question, ttl, min_revision, now));
             state.counters.from_cache += u64::from(cached.is_some());
+            state.counters.missed += u64::from(cached.is_none() && ttl.is_some() && !bypass);
             state.counters.answered += u64::from(cached.is_some());
             cached
         });

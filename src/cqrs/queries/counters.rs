@@ -9,6 +9,8 @@ pub(crate) struct Counters {
     pub(crate) answered: u64,
     /// Of those, from cache.
     pub(crate) from_cache: u64,
+    /// Not found in the cache, though the caller allowed a kept answer.
+    pub(crate) missed: u64,
     /// Joined a call under way instead of making one.
     pub(crate) shared: u64,
     /// Not answered with a result.

@@ -71,7 +71,6 @@ impl Queries {
     }
 
     /// What has happened since the start.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for metrics, which do not exist yet"))]
     pub(crate) fn counters(&self) -> Counters {
         self.shared.with(|state, _| state.counters)
     }

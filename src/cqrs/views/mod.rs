@@ -30,7 +30,7 @@ use self::registry::Registry;
 use self::settings::{described, settings};
 use crate::engine::{self, Engine, Intent, TopicChange};
 use crate::model::limits::MAX_ENTRY_WATCHES;
-use crate::model::{Name, Timestamp, Topic};
+use crate::model::{Name, Offset, Timestamp, Topic};
 
 pub(crate) use self::bucket::{Bucket, List};
 pub(crate) use self::changes::Seen;
@@ -105,6 +105,17 @@ impl Views {
         };
         let updated = self.engine.update_topic(&topic(name), change, expected, Intent::Apply).await;
         Ok(described(name.clone(), &updated.map_err(|error| Error::of(name, error))?))
+    }
+
+    /// How many messages each view has not taken in, by the topic of its bucket.
+    pub(crate) async fn lags(&self) -> Vec<(Name, Offset)> {
+        let topics = self.engine.internal_topics(bucket::KIND).await.unwrap_or_default();
+        let lag = |topic: Topic| {
+            let bucket = self.registry.bucket(&topic.name.internal_of(bucket::KIND)?).ok()?;
+            let position = bucket.progress.borrow().place.position;
+            Some((topic.name, topic.last_offset.saturating_sub(position)))
+        };
+        topics.into_iter().filter_map(lag).collect()
     }
 
     /// A bucket to read and write.

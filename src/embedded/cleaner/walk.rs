@@ -130,7 +130,9 @@ mod tests {
     /// A topic of ten messages moved together, which were published at the times 1 to 10, and one more.
     fn walked(until: Until, prepare: impl FnOnce(&mut TopicIndex)) -> Passed {
         let state = TopicState { next: 12, ..TopicState::new(TopicRecord::default()) };
-        let topic = TopicHandle::new(Name::parse("t").unwrap(), &state);
+        let name = Name::parse("t").unwrap();
+        let meters = crate::meter::Labels::new(1).give(&name);
+        let topic = TopicHandle::new(name, &state, meters);
         let moved: Arc<[Run]> = [run(1, 10, (1, 10), 1_000)].into();
         topic.index_mut().put(Part::new(5, &moved));
         topic.index_mut().push(9, run(11, 11, (11, 11), 100));

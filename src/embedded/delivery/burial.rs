@@ -1,6 +1,7 @@
 //! The way of one message from its subscription to the dead letters.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -50,6 +51,7 @@ impl Burial {
             time: Timestamp::now(),
         };
         let envelope = letter.mark(&message.envelope).0;
+        let accepted = Instant::now();
         let place = self.log.place(envelope.len()).await?;
         let (reply, receipt) = oneshot::channel();
         let envelopes = vec![envelope];
@@ -67,6 +69,7 @@ impl Burial {
             settles: vec![Settle { subscription, ranges, committed, only_in: None }],
             durability: Durability::Fsynced,
             reply: Some(reply),
+            accepted,
             place,
         }));
         let receipts = self.log.answer(receipt).await?;

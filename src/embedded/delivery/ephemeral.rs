@@ -201,6 +201,7 @@ impl EphemeralConsumer {
             match place.read(&self.log, &self.filter, limit, unsifted).await {
                 Ok(deliveries) => {
                     self.turns.served(id);
+                    self.log.meters.ephemeral_deliveries.add(deliveries.len() as u64);
                     if !deliveries.is_empty() {
                         return Ok(deliveries);
                     }

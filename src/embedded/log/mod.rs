@@ -34,6 +34,7 @@ use self::reader::Reader;
 use self::space::Stall;
 use self::transaction::{Settle, Transaction};
 use super::attempts::Unwritten;
+use super::meters::Meters;
 use super::names::Marker;
 use super::progress::Committed;
 use crate::engine::{Error, Result};
@@ -104,6 +105,8 @@ pub(crate) struct Log {
     pub(crate) reader: Arc<Reader>,
     /// Makes marks of messages.
     pub(crate) marker: Marker,
+    /// Counts and measures.
+    pub(crate) meters: Arc<Meters>,
 }
 
 impl Log {
@@ -114,7 +117,7 @@ impl Log {
         failure: watch::Receiver<Option<String>>,
         stall: Arc<Stall>,
         reader: Arc<Reader>,
-        marker: Marker,
+        (marker, meters): (Marker, Arc<Meters>),
     ) -> Self {
         let waiting = Arc::new(Semaphore::new(WAITING_PER_PLACE * capacity));
         Self {
@@ -126,6 +129,7 @@ impl Log {
             stall,
             reader,
             marker,
+            meters,
         }
     }
 
@@ -154,6 +158,21 @@ impl Log {
     pub(crate) fn check_space(&self) -> Result<()> {
         self.check_stall()?;
         self.stall.check_reserve(self.reader.fs())
+    }
+
+    /// Bytes that are accepted and not yet durable.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        (self.capacity - self.places.available_permits().min(self.capacity)) as u64
+    }
+
+    /// How many of those there may be.
+    pub(crate) fn queue_limit_bytes(&self) -> u64 {
+        self.capacity as u64
+    }
+
+    /// Free bytes on the disk below which nothing more is published.
+    pub(crate) fn disk_reserve(&self) -> u64 {
+        self.stall.reserve()
     }
 
     /// Hands an operation to the writer. Operations are done in the order of these calls.

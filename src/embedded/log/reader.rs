@@ -120,6 +120,11 @@ impl Reader {
         self.segments.get(&*self.fs, segment)?.len()
     }
 
+    /// Bytes that can still be written to the disk.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        self.fs.available()
+    }
+
     /// The offset that `start` stands for in the topic as it is now.
     pub(crate) async fn resolve(self: &Arc<Self>, topic: &Arc<TopicHandle>, start: Start) -> Result<Offset> {
         match start {

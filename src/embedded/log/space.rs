@@ -28,6 +28,11 @@ impl Stall {
         Self { reserve, full: AtomicBool::new(false), closing: AtomicBool::new(false) }
     }
 
+    /// Bytes that should be free.
+    pub(super) fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
     /// The writer waits for space, or does not any more.
     pub(super) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Release);

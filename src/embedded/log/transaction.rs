@@ -2,6 +2,7 @@
 //! happens or nothing does.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -24,6 +25,8 @@ pub(crate) struct Transaction {
     pub(crate) durability: Durability,
     /// Gets a receipt for each publication, in order; none left once it has.
     pub(crate) reply: Option<oneshot::Sender<Result<Vec<Receipt>>>>,
+    /// When it was asked for.
+    pub(crate) accepted: Instant,
     /// Its place in the queue, given back when it is done.
     pub(crate) place: Place,
 }

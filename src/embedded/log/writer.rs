@@ -27,6 +27,7 @@ use super::tail::Tail;
 use super::transaction::{Publication, Settle, Transaction};
 use super::{Operation, Place};
 use crate::embedded::checkpoint;
+use crate::embedded::meters::Meters;
 use crate::embedded::names::Marker;
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::state::{Record, State};
@@ -60,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) touched: BTreeMap<u64, Arc<TopicHandle>>,
     /// Tells those who watch.
     pub(crate) advisories: Announcer<Advisory>,
+    /// Counts and measures.
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// Where the log ends.
@@ -109,6 +112,7 @@ enum Pending {
         durability: Durability,
         /// None left once it has the receipts.
         reply: Option<oneshot::Sender<Result<Vec<Receipt>, Error>>>,
+        accepted: Instant,
         _place: Place,
     },
     Progress {
@@ -312,9 +316,10 @@ impl Writer {
             place = self.frame(batch, size, |payload| transaction.write(payload, firsts))?;
             self.space.spend(u64::from(place.1));
         }
-        let Transaction { publishes, settles, durability, reply, place: held } = transaction;
+        let Transaction { publishes, settles, durability, reply, accepted, place: held } = transaction;
         let (mut appended, mut receipts) = (Vec::with_capacity(publishes.len()), Vec::new());
         for (publication, planned) in publishes.into_iter().zip(planned) {
+            publication.topic.meters.duplicates.add(planned.duplicates.len() as u64);
             receipts.push(receipt(&publication, planned));
             appended.extend(self.append(publication, receipts[receipts.len() - 1].first, place));
         }
@@ -322,7 +327,7 @@ impl Writer {
             // Nobody waits for the floor: the receipt tells that all of it is durable.
             self.settle(batch, settle, oneshot::channel().0);
         }
-        batch.pending.push(Pending::Commit { appended, receipts, durability, reply, _place: held });
+        batch.pending.push(Pending::Commit { appended, receipts, durability, reply, accepted, _place: held });
         Ok(())
     }
 
@@ -402,7 +407,9 @@ impl Writer {
                 done.answer_buffered();
             }
             if !pending.is_empty() {
+                let begun = Instant::now();
                 self.fatal(file.sync())?;
+                self.measure(&pending, begun, bytes.len());
                 self.synced = self.parts.end.sequence;
                 self.marked = false;
             }
@@ -413,6 +420,21 @@ impl Writer {
         self.answer(pending);
         self.ask_for_spare();
         Ok(())
+    }
+
+    /// Notes how long the batch took.
+    fn measure(&self, pending: &[Pending], begun: Instant, bytes: usize) {
+        let (meters, now) = (&self.parts.meters, Instant::now());
+        meters.syncs.time(now - begun);
+        meters.batch_bytes.value(bytes as u64);
+        meters.batch_requests.value(pending.len() as u64);
+        for done in pending {
+            if let Pending::Commit { appended, accepted, .. } = done
+                && !appended.is_empty()
+            {
+                meters.publishes.time(now.saturating_duration_since(*accepted));
+            }
+        }
     }
 
     /// Everything in the batch is durable: show it to readers, then tell those who sent it.
@@ -671,7 +693,7 @@ impl<'a> Shown<'a> {
     fn show(&mut self) {
         if let Some((topic, run, bytes)) = self.current.take() {
             topic.index_mut().push(self.segment, run);
-            topic.show(run.last, bytes);
+            topic.show(run.last, run.messages, bytes);
         }
     }
 }

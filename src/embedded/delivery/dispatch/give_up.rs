@@ -55,6 +55,7 @@ impl Lane {
             let name = &self.subject.name;
             tracing::warn!(subscription = %name, count, "dropped messages that were given up");
             self.dead_lettered += count;
+            self.subject.meters.dead_letters.add(count);
             self.commit(ranges.0, oneshot::channel().0);
         }
     }
@@ -74,6 +75,7 @@ impl Lane {
                 }
                 self.leases.settle(offset, offset);
                 self.dead_lettered += 1;
+                self.subject.meters.dead_letters.add(1);
             }
             Err(Error::Damaged { .. }) => self.skip_damaged(offset, offset),
             // It was dropped from the topic meanwhile.

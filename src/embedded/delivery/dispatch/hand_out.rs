@@ -269,10 +269,17 @@ impl Lane {
         }
         if !batch.is_empty() {
             self.used = now;
+            self.count(&batch);
             self.write_down(&batch);
             self.note_delivered(known, &batch, now);
         }
         (self.sign(batch), has_no_room)
+    }
+
+    fn count(&self, batch: &[(StoredMessage, u64, u32)]) {
+        let again = batch.iter().filter(|(_, _, attempt)| *attempt > 1).count();
+        self.subject.meters.deliveries.add(batch.len() as u64);
+        self.subject.meters.redeliveries.add(again as u64);
     }
 
     /// What the leases go by.

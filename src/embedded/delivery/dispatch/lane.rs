@@ -20,10 +20,12 @@ use crate::embedded::delivery::sieve::Sieve;
 use crate::embedded::log::format::Seek;
 use crate::embedded::log::transaction::Settle;
 use crate::embedded::log::{Log, Operation};
+use crate::embedded::meters::SubscriptionMeters;
 use crate::embedded::progress::{Committed, Progress};
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Announcer, ReadLimit, Result};
-use crate::model::{Advisory, Name, Offset, StoredMessage};
+use crate::meter::Labelled;
+use crate::model::{Advisory, Name, Offset, StoredMessage, Timestamp};
 
 /// A topic that a subscription reads, and where it stands there.
 pub(crate) struct NewLane {
@@ -60,6 +62,8 @@ pub(super) struct Subject {
     pub(super) unwritten: Arc<Unwritten>,
     /// Tells those who watch.
     pub(super) advisories: Announcer<Advisory>,
+    /// What is counted of the subscription.
+    pub(super) meters: Arc<Labelled<SubscriptionMeters>>,
 }
 
 /// One topic of a subscription.
@@ -136,6 +140,7 @@ impl Lane {
                 committed,
                 unwritten: Arc::default(),
                 advisories: common.advisories.clone(),
+                meters: Arc::clone(&common.meters),
             },
             // Numbers from a random place on never meet those of an earlier life of the process.
             leases: Leases::new(common.rules, progress, attempts, rand::random()),
@@ -175,6 +180,19 @@ impl Lane {
         (seek, Arc::clone(&self.subject.committed))
     }
 
+    /// Time has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let passed = self.leases.expire(now, Timestamp::now());
+        self.subject.meters.deadlines_passed.add(passed);
+    }
+
+    /// Settles messages that a consumer is done with.
+    pub(super) fn acknowledge(&mut self, first: Offset, last: Offset) {
+        let before = self.leases.progress().settled();
+        self.leases.settle(first, last);
+        self.subject.meters.acks.add(self.leases.progress().settled() - before);
+    }
+
     /// When to wake although nothing else happens; sooner if somebody waits for messages.
     pub(super) fn wake_at(&self, is_waited_for: bool, now: Instant) -> Option<Instant> {
         let unused = self.has_fetched().then_some(self.used + KEEP_FETCHED);
@@ -209,6 +227,7 @@ impl Lane {
         let mut ranges = Ranges::default();
         for offset in self.leases.take_expired() {
             ranges.add(offset, offset);
+            self.subject.meters.expired.add(1);
         }
         if !ranges.0.is_empty() {
             self.commit(ranges.0, oneshot::channel().0);

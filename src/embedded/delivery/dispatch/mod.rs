@@ -35,10 +35,12 @@ use super::slow::SlowConsumers;
 use super::turns::Turns;
 use super::visible::Visible;
 use crate::embedded::log::{Log, Operation, Place};
+use crate::embedded::meters::SubscriptionMeters;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Announcer, Credit, Error, Failure, ReadLimit, Result, Settlement};
+use crate::meter::Labelled;
 use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_PATTERN_TOPICS};
-use crate::model::{Advisory, ConsumerInfo, Delivery, Filter, Journey, Mode, Name, Offset, Timestamp};
+use crate::model::{Advisory, ConsumerInfo, Delivery, Filter, Journey, Mode, Name, Offset};
 
 /// Calls that may wait for the task, beside the one of each consumer.
 const QUEUED_CALLS: usize = 256;
@@ -166,6 +168,8 @@ pub(crate) struct Common {
     pub(crate) signer: Signer,
     /// Tells those who watch.
     pub(crate) advisories: Announcer<Advisory>,
+    /// What is counted of it.
+    pub(crate) meters: Arc<Labelled<SubscriptionMeters>>,
     /// Becomes the reason when the subscription ends.
     pub(crate) end: watch::Receiver<Option<Error>>,
 }
@@ -268,7 +272,7 @@ impl Dispatcher {
             let now = Instant::now();
             // What is over is over before anybody asks about it.
             for lane in self.lanes.values_mut() {
-                lane.leases.expire(now, Timestamp::now());
+                lane.expire(now);
                 lane.skip_dropped();
             }
             for event in events.drain(..) {
@@ -276,7 +280,7 @@ impl Dispatcher {
             }
             self.visible.mark_unchanged();
             for lane in self.lanes.values_mut() {
-                lane.leases.expire(now, Timestamp::now());
+                lane.expire(now);
             }
             self.make_ready(now);
             self.hand_out(now);

@@ -7,8 +7,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::Dispatcher;
 use super::settle::Ranges;
-use super::{Dispatcher, Lane};
 use crate::embedded::progress::Committed;
 use crate::engine::Failure;
 use crate::model::{Happening, Offset};
@@ -94,13 +94,13 @@ impl Dispatcher {
     pub(super) fn release(&mut self, reservation: &Reservation, committed: bool, now: Instant) {
         for Reserved { lane, epoch, ranges, .. } in &reservation.parts {
             let lane = self.lanes.get_mut(lane).filter(|lane| lane.subject.epoch == *epoch);
-            let Some(Lane { leases, .. }) = lane else { continue };
+            let Some(lane) = lane else { continue };
             for &(first, last) in ranges {
                 if committed {
-                    leases.settle(first, last);
-                    leases.history.push(first, last, Happening::Acked, now);
+                    lane.acknowledge(first, last);
+                    lane.leases.history.push(first, last, Happening::Acked, now);
                 } else {
-                    (first..=last).for_each(|offset| leases.restore(offset, now));
+                    (first..=last).for_each(|offset| lane.leases.restore(offset, now));
                 }
             }
         }

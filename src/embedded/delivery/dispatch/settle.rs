@@ -107,12 +107,13 @@ impl Lane {
         match settlement {
             Settlement::Ack { cumulative } => {
                 let first = if *cumulative { self.leases.progress().floor() + 1 } else { offset };
-                self.leases.settle(first, offset);
+                self.acknowledge(first, offset);
                 ranges.add(first, offset);
             }
             Settlement::Nack { retry, reason } => {
                 self.leases.check_lease(offset)?;
                 self.leases.nack(offset, delivery, *retry, reason, now);
+                self.subject.meters.nacks.add(1);
             }
             Settlement::Extend { deadline } => {
                 self.leases.check_lease(offset)?;

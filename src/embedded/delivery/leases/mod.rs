@@ -351,23 +351,26 @@ impl Leases {
     }
 
     /// Time has passed; `wall` is what the wall clock says now. Messages that wait and have expired count
-    /// as settled. Leases whose deadline has passed end; they may last up to a hundredth longer than their
-    /// deadline, so that a sweep over them is rare.
-    pub(crate) fn expire(&mut self, now: Instant, wall: Timestamp) {
+    /// as settled. Leases whose deadline has passed end, and how many did is returned; they may last up to a
+    /// hundredth longer than their deadline, so that a sweep over them is rare.
+    pub(crate) fn expire(&mut self, now: Instant, wall: Timestamp) -> u64 {
         self.wall = wall;
         while let Some(&(_, offset)) = self.expiring.first().filter(|(expires, _)| *expires <= wall) {
             self.drop_expired(offset);
         }
         if self.next_deadline.is_none_or(|deadline| now < deadline) {
-            return;
+            return 0;
         }
         let expired = self.leased.iter().filter(|(_, lease)| lease.deadline <= now);
-        for offset in expired.map(|(&offset, _)| offset).collect::<Vec<_>>() {
+        let expired: Vec<_> = expired.map(|(&offset, _)| offset).collect();
+        let count = expired.len() as u64;
+        for offset in expired {
             self.history.push(offset, offset, Happening::DeadlinePassed, now);
             self.take_back(offset, Retry::ByPolicy, || "its deadline passed".into(), now);
         }
         let earliest = self.leased.values().map(|lease| lease.deadline).min();
         self.next_deadline = earliest.map(|deadline| deadline.max(now + self.grain()));
+        count
     }
 
     /// When a lease may end, and with it the last attempt at a message.
