@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 
 use crate::api;
+use crate::authorization::Authorizer;
 use crate::cqrs::{self, Cqrs};
 use crate::engine::{self, Engine};
 use crate::identity::Authenticator;
@@ -76,6 +77,9 @@ pub struct Options {
     pub tls: Option<Arc<Tls>>,
     /// Decides who calls. Default: none, and everybody may.
     pub authenticator: Option<Arc<Authenticator>>,
+    /// Decides what callers may do; only with an authenticator. Default: none, and whoever is let in may do
+    /// everything.
+    pub authorizer: Option<Arc<Authorizer>>,
 }
 
 impl Default for Options {
@@ -90,6 +94,7 @@ impl Default for Options {
             cqrs: cqrs::Options::default(),
             tls: None,
             authenticator: None,
+            authorizer: None,
         }
     }
 }
@@ -128,17 +133,19 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let cqrs = Cqrs::open(&engine, &options.cqrs).await.map_err(ServeError::Cqrs)?;
     let cqrs = Arc::new(cqrs);
+    let security = api::Security::new(options.authenticator.clone(), options.authorizer.clone());
     let context = api::Context {
         engine: engine.clone(),
         cqrs: cqrs.clone(),
         stop: stop.clone(),
         heartbeat: options.heartbeat,
+        security: security.clone(),
     };
     let (health, services) = api::services(context).await;
 
     let _follow = follow(&options, &stop);
     let connections = accept::connections(listeners.grpc, &options, stop.clone());
-    let authenticate = api::AuthenticateLayer::new(options.authenticator.clone());
+    let authenticate = api::AuthenticateLayer::new(security);
     let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
     let mut layers = transport().layer(api::AnswerLayer).layer(authenticate).layer(unfinished);
     let grpc = layers.add_routes(services);
@@ -187,11 +194,12 @@ async fn drain<T>(
     Ok(())
 }
 
-/// Takes up new certificates, tokens and keys until `stop`.
-fn follow(options: &Options, stop: &CancellationToken) -> [Option<AbortOnDropHandle<()>>; 2] {
+/// Takes up new certificates, tokens, keys and rules until `stop`.
+fn follow(options: &Options, stop: &CancellationToken) -> [Option<AbortOnDropHandle<()>>; 3] {
     let tls = options.tls.clone().map(|tls| tokio::spawn(tls.follow(stop.clone())));
     let identity = options.authenticator.clone().map(|identity| tokio::spawn(identity.follow(stop.clone())));
-    [tls, identity].map(|task| task.map(AbortOnDropHandle::new))
+    let rules = options.authorizer.clone().map(|rules| tokio::spawn(rules.follow(stop.clone())));
+    [tls, identity, rules].map(|task| task.map(AbortOnDropHandle::new))
 }
 
 fn transport() -> Server {
