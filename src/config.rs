@@ -4,6 +4,7 @@
 //! where it came from and what is allowed. The only module that reads environment variables.
 
 mod security;
+mod setting;
 mod web;
 
 use std::collections::BTreeMap;
@@ -17,12 +18,15 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::api::Origins;
+use crate::authorization;
 use crate::embedded;
 use crate::identity;
 use crate::model::limits::{
     DEFAULT_COMMAND_RETENTION, MAX_COMMAND_RETENTION, MAX_REQUEST_BYTES, MIN_COMMAND_RETENTION,
 };
 use crate::tls;
+
+pub use self::setting::Setting;
 
 /// What environment variables of the server begin with. `storage.segment_size` is
 /// `COLUMBA_STORAGE_SEGMENT_SIZE`.
@@ -69,6 +73,8 @@ pub struct Config {
     pub tls: Option<tls::Settings>,
     /// `identity`: `tokens`, `jwt`, `open_health` and `open_reflection`. Default: no identity.
     pub identity: identity::Settings,
+    /// `authorization`: `rules` or, with identity, `allow_all`. Default: neither, which identity needs one of.
+    pub authorization: authorization::Settings,
     /// `web.origins`: whose pages in browsers may call, by gRPC-Web. Default: nobody's, and the API speaks
     /// HTTP/2 only.
     pub web: Option<Origins>,
@@ -129,6 +135,7 @@ impl Default for Config {
             commands: Commands { retention: DEFAULT_COMMAND_RETENTION },
             tls: None,
             identity: identity::Settings::default(),
+            authorization: authorization::Settings::default(),
             web: None,
         }
     }
@@ -148,6 +155,14 @@ impl Config {
     /// Loads the configuration of this process. `flags` are keys and values from the command line;
     /// without a `file`, `COLUMBA_CONFIG` may name one.
     pub fn load(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Self, Problems> {
+        Self::load_settings(file, flags).map(|(config, _)| config)
+    }
+
+    /// The same, with every setting as it was given.
+    pub fn load_settings(
+        file: Option<PathBuf>,
+        flags: Vec<(&'static str, String)>,
+    ) -> Result<(Self, Vec<Setting>), Problems> {
         let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         let own = named.filter(|(name, _)| is_own(name) || name == ENV_FILE);
         let mut env = BTreeMap::new();
@@ -163,15 +178,25 @@ impl Config {
             Some(path) => Some((path.as_path(), read(path).map_err(|problem| Problems(vec![problem]))?)),
             None => None,
         };
-        Self::layered(file.as_ref().map(|(path, text)| (*path, text.as_str())), env, flags)
+        Self::layered_settings(file.as_ref().map(|(path, text)| (*path, text.as_str())), env, flags)
     }
 
-    /// Puts the layers together: a file's path and text, the environment, and flags.
+    /// Puts the layers together, and leaves out how the settings were given.
+    #[cfg(test)]
     fn layered(
         file: Option<(&Path, &str)>,
         env: BTreeMap<String, String>,
         flags: Vec<(&'static str, String)>,
     ) -> Result<Self, Problems> {
+        Self::layered_settings(file, env, flags).map(|(config, _)| config)
+    }
+
+    /// Puts the layers together: a file's path and text, the environment, and flags.
+    fn layered_settings(
+        file: Option<(&Path, &str)>,
+        env: BTreeMap<String, String>,
+        flags: Vec<(&'static str, String)>,
+    ) -> Result<(Self, Vec<Setting>), Problems> {
         let mut layers = Layers::new(file, env, flags);
         let defaults = Self::default();
         let config = Self {
@@ -188,10 +213,12 @@ impl Config {
             commands: Commands { retention: layers.retention(defaults.commands.retention) },
             tls: layers.tls(),
             identity: layers.identity(&defaults.identity),
+            authorization: layers.authorization(),
             web: layers.origins(),
         };
         layers.require_loopback(&config);
-        layers.finish().map(|()| config)
+        layers.require_authorization(&config);
+        layers.finish().map(|settings| (config, settings))
     }
 }
 
@@ -220,7 +247,7 @@ struct Layers {
     env: BTreeMap<String, String>,
     file: BTreeMap<String, String>,
     path: PathBuf,
-    known: Vec<&'static str>,
+    settings: Vec<Setting>,
     problems: Vec<String>,
 }
 
@@ -234,7 +261,7 @@ impl Layers {
         let flags = flags.into_iter().collect();
         let (path, text) = file.map_or((PathBuf::new(), ""), |(path, text)| (path.to_owned(), text));
         let mut layers =
-            Self { flags, env, file: BTreeMap::new(), path, known: Vec::new(), problems: Vec::new() };
+            Self { flags, env, file: BTreeMap::new(), path, settings: Vec::new(), problems: Vec::new() };
         match toml::Table::from_str(text) {
             Ok(table) => layers.problems = flatten(table, "", &mut layers.file),
             Err(error) => {
@@ -245,38 +272,46 @@ impl Layers {
     }
 
     /// The value of a key from the highest layer that has it. What the others say must be possible, too.
-    fn take<T>(
+    fn take<T: fmt::Debug>(
         &mut self,
         key: &'static str,
         default: T,
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> T {
-        self.known.push(key);
         let variable = format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase());
         let file = self.file.remove(key).map(|text| (text, Origin::File));
         let env = self.env.remove(&variable).map(|text| (text, Origin::Env(variable)));
         let flag = self.flags.remove(key).map(|text| (text, Origin::Flag));
+        let mut setting = Setting::new(key, &default);
         let mut value = default;
         for (text, origin) in [file, env, flag].into_iter().flatten() {
             match parse(&text) {
-                Some(parsed) => value = parsed,
+                Some(parsed) => {
+                    value = parsed;
+                    setting.give(&text, self.origin(&origin));
+                }
                 None => self.refuse(key, &text, &origin, allowed),
             }
         }
+        self.settings.push(setting);
         value
     }
 
-    fn refuse(&mut self, key: &str, value: &str, origin: &Origin, allowed: &str) {
-        let origin = match origin {
+    fn origin(&self, origin: &Origin) -> String {
+        match origin {
             Origin::Flag => "from the command line".into(),
             Origin::Env(variable) => format!("from {variable}"),
             Origin::File => format!("from {}", self.path.display()),
-        };
+        }
+    }
+
+    fn refuse(&mut self, key: &str, value: &str, origin: &Origin, allowed: &str) {
+        let origin = self.origin(origin);
         self.problems.push(format!("{key} is {value:?} ({origin}); it must be {allowed}"));
     }
 
-    fn parsed<T: FromStr>(&mut self, key: &'static str, default: T, allowed: &str) -> T {
+    fn parsed<T: FromStr + fmt::Debug>(&mut self, key: &'static str, default: T, allowed: &str) -> T {
         self.take(key, default, allowed, |text| text.parse().ok())
     }
 
@@ -346,8 +381,9 @@ impl Layers {
     }
 
     /// Notes the keys that nobody took.
-    fn finish(mut self) -> Result<(), Problems> {
-        let known = self.known.join(", ");
+    fn finish(mut self) -> Result<Vec<Setting>, Problems> {
+        let known: Vec<_> = self.settings.iter().map(Setting::key).collect();
+        let known = known.join(", ");
         for key in self.file.keys() {
             let path = self.path.display();
             self.problems.push(format!("unknown key {key} in {path}; the keys are {known}"));
@@ -359,7 +395,7 @@ impl Layers {
             ));
         }
         debug_assert!(self.flags.is_empty(), "flags without a key: {:?}", self.flags);
-        if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
+        if self.problems.is_empty() { Ok(self.settings) } else { Err(Problems(self.problems)) }
     }
 }
 
@@ -370,8 +406,18 @@ fn is_own(name: &str) -> bool {
 }
 
 /// The sections of the configuration file.
-const SECTIONS: [&str; 9] =
-    ["commands", "identity", "identity.jwt", "limits", "log", "shutdown", "storage", "tls", "web"];
+const SECTIONS: [&str; 10] = [
+    "authorization",
+    "commands",
+    "identity",
+    "identity.jwt",
+    "limits",
+    "log",
+    "shutdown",
+    "storage",
+    "tls",
+    "web",
+];
 
 /// Turns tables into dotted keys, and values into the text that a variable or a flag would have.
 /// Returns what cannot be turned into either.
@@ -476,12 +522,14 @@ mod tests {
         assert!(load("", &[], &public).unwrap_err().0[0].contains("--insecure"));
         assert!(load("insecure = true", &[], &public).is_ok());
         let tls = "tls.certificate = 'a'\ntls.key = 'b'\n";
-        let tokens = "identity.tokens = 'c'\n";
+        let tokens = "identity.tokens = 'c'\nauthorization.rules = 'r'\n";
         for (half, missing) in [(tls, "no identity"), (tokens, "no TLS")] {
             let Problems(problems) = load(half, &[], &public).unwrap_err();
             assert!(problems[0].contains(missing), "{problems:?}");
         }
-        for whole in [[tls, tokens].concat(), [tls, "tls.client_ca = 'd'\n"].concat()] {
+        for whole in
+            [[tls, tokens].concat(), [tls, "tls.client_ca = 'd'\nauthorization.allow_all = true\n"].concat()]
+        {
             assert!(load(&whole, &[], &public).is_ok(), "{whole}");
         }
     }

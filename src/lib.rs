@@ -12,6 +12,7 @@
 //! - [`server`]: opens the engine, builds the services, serves, drains.
 //! - [`config`]: the configuration tree: defaults, file, environment, flags.
 //! - [`identity`]: who calls, from certificates, tokens and JWTs.
+//! - [`authorization`]: what they may do, by rules in a file.
 //! - [`tls`]: certificates and keys, replaced while the server runs.
 //! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
 //! - [`cqrs`]: commands, queries and key-value views, over the contract of an engine.
@@ -24,6 +25,7 @@
 //! - `watched`: files that others replace while the server runs.
 
 pub mod api;
+pub mod authorization;
 pub mod cli;
 pub mod config;
 pub mod cqrs;

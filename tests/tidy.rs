@@ -95,8 +95,8 @@ const RULES: &[Rule] = &[
         advice: "an engine may use engine/ and model/ only",
     },
     Rule {
-        name: "identity and TLS know neither messages nor calls",
-        scope: &["identity/", "tls/"],
+        name: "identity, authorization and TLS know neither messages nor calls",
+        scope: &["identity/", "authorization/", "tls/"],
         except: &[],
         forbidden: &[
             "crate::engine",
@@ -108,7 +108,7 @@ const RULES: &[Rule] = &[
             "crate::config",
             "crate::proto",
         ],
-        advice: "the layer that asks who calls is in api/authenticate.rs",
+        advice: "the layer that asks who calls is api/authenticate.rs, and what calls ask for is api/access",
     },
     Rule {
         name: "the API knows the contract, not the engines",
@@ -126,7 +126,17 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "tonic stays in the API",
-        scope: &["model/", "engine/", "embedded/", "cqrs/", "identity/", "tls/", "config", "telemetry.rs"],
+        scope: &[
+            "model/",
+            "engine/",
+            "embedded/",
+            "cqrs/",
+            "identity/",
+            "authorization/",
+            "tls/",
+            "config",
+            "telemetry.rs",
+        ],
         except: &[],
         forbidden: &["tonic::", "tonic_"],
         advice: "turn wire types into domain types under api/",

@@ -3,9 +3,10 @@
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::access::Access;
 use super::validate::check;
 use super::wire::admin::{self, admin_service_server::AdminService};
-use super::{Context, convert, explain, page, watch};
+use super::{Context, authorization, convert, explain, page, watch};
 use crate::model::Timestamp;
 use crate::model::limits::{
     MAX_ACK_IDS, MAX_BATCH_ENTRIES, MAX_BUCKETS, MAX_COMMAND_PAYLOAD_BYTES, MAX_COMMAND_RESULT_BYTES,
@@ -108,6 +109,15 @@ impl AdminService for Admin {
         let handlers = handlers.into_iter().map(convert::handler).collect();
         let next_page_token = next.unwrap_or_default();
         Ok(Response::new(admin::ListHandlersResponse { handlers, next_page_token }))
+    }
+
+    async fn explain_authorization(
+        &self,
+        request: Request<admin::ExplainAuthorizationRequest>,
+    ) -> Result<Response<admin::ExplainAuthorizationResponse>, Status> {
+        let access = Access::of(&request);
+        let authorizer = self.context.security.authorizer.as_deref();
+        Ok(Response::new(authorization::explain(authorizer, &access, request.into_inner())?))
     }
 
     type WatchEventsStream = BoxStream<'static, Result<admin::WatchEventsResponse, Status>>;

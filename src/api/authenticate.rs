@@ -1,15 +1,14 @@
 //! Lets in who has shown who they are, and only for as long as that holds.
 //!
-//! A call that is let in carries its [`Principal`](crate::identity::Principal) in the request's
-//! extensions. The bodies of calls that stay open are checked now and then: when the caller would not
-//! be let in any more, what they send is not read any further and the stream ends.
+//! A call that is let in carries its [`Caller`] in the request's extensions. The bodies of calls that stay
+//! open are checked now and then: when the caller would not be let in any more, or may not do any more
+//! what the call is about, what they send is not read any further and the stream ends.
 
 use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -22,6 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::access::{Caller, Security, Told};
 use crate::identity::{Authenticator, Refused, Session, Settings};
 use crate::tls::ClientCertificate;
 
@@ -29,7 +29,6 @@ use crate::tls::ClientCertificate;
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     /// Where it connects from, if the system knows.
-    #[expect(dead_code, reason = "for those who note down who did what")]
     pub(crate) address: Option<SocketAddr>,
     /// The certificate that it has shown.
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
@@ -37,11 +36,11 @@ pub(crate) struct Peer {
 
 /// Refuses calls of unknown callers. Without an authenticator, it does nothing.
 #[derive(Clone)]
-pub(crate) struct AuthenticateLayer(Option<Arc<Authenticator>>);
+pub(crate) struct AuthenticateLayer(Security);
 
 impl AuthenticateLayer {
-    pub(crate) fn new(authenticator: Option<Arc<Authenticator>>) -> Self {
-        Self(authenticator)
+    pub(crate) fn new(security: Security) -> Self {
+        Self(security)
     }
 }
 
@@ -49,7 +48,7 @@ impl<S> Layer<S> for AuthenticateLayer {
     type Service = AuthenticateService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AuthenticateService { inner, authenticator: self.0.clone() }
+        AuthenticateService { inner, security: self.0.clone() }
     }
 }
 
@@ -57,7 +56,7 @@ impl<S> Layer<S> for AuthenticateLayer {
 #[derive(Clone)]
 pub(crate) struct AuthenticateService<S> {
     inner: S,
-    authenticator: Option<Arc<Authenticator>>,
+    security: Security,
 }
 
 impl<S> Service<Request<Body>> for AuthenticateService<S>
@@ -76,33 +75,43 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let closed = |one: &&Arc<Authenticator>| !is_open(one.settings(), request.uri().path());
-        let Some(authenticator) = self.authenticator.as_ref().filter(closed).map(Arc::clone) else {
+        let Some(authenticator) = self.security.authenticator.as_ref().filter(closed).map(Arc::clone) else {
             return Either::Left(self.inner.call(request));
         };
         // The one that is ready is used, and a fresh one is kept.
         let fresh = self.inner.clone();
         let inner = mem::replace(&mut self.inner, fresh);
-        Either::Right(call(inner, request, authenticator).boxed())
+        Either::Right(call(inner, request, self.security.clone(), authenticator).boxed())
     }
 }
 
 async fn call<S>(
     mut inner: S,
     mut request: Request<Body>,
+    security: Security,
     authenticator: Arc<Authenticator>,
 ) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
     let session = match authenticate(&authenticator, &mut request).await {
         Ok(session) => session,
-        Err(refused) => return Ok(Status::from(&refused).into_http()),
+        Err(refused) => {
+            let (service, method) = service_and_method(request.uri().path());
+            security.audit.unauthenticated(&Told { principal: None, peer, service, method }, &refused);
+            return Ok(Status::from(&refused).into_http());
+        }
     };
-    request.extensions_mut().insert(Arc::clone(&session.principal));
-    let caller = Arc::new(Caller { authenticator, session, refused: OnceLock::new() });
+    let caller = Arc::new(Caller::new(security, authenticator, session, peer));
+    request.extensions_mut().insert(Arc::clone(&caller));
     let request = request.map(|body| Body::new(Guarded::new(body, Arc::clone(&caller), Side::Request)));
     let response = inner.call(request).await?;
     Ok(response.map(|body| Body::new(Guarded::new(body, caller, Side::Response))))
+}
+
+fn service_and_method(path: &str) -> (&str, &str) {
+    path.trim_start_matches('/').split_once('/').unwrap_or((path, ""))
 }
 
 /// Whether a method needs no identity.
@@ -137,25 +146,6 @@ fn bearer(header: &str) -> Result<&str, Refused> {
     Ok(token.trim())
 }
 
-/// Who has made a call, shared by its two bodies.
-struct Caller {
-    authenticator: Arc<Authenticator>,
-    session: Session,
-    /// Why they are not let in any more.
-    refused: OnceLock<Refused>,
-}
-
-impl Caller {
-    fn check(&self) -> Option<&Refused> {
-        if self.refused.get().is_none()
-            && let Err(refused) = self.authenticator.check(&self.session, SystemTime::now())
-        {
-            let _ = self.refused.set(refused);
-        }
-        self.refused.get()
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Request,
@@ -175,19 +165,19 @@ struct Guarded {
 
 impl Guarded {
     fn new(body: Body, caller: Arc<Caller>, side: Side) -> Self {
-        let check_at = Instant::now() + caller.authenticator.settings().recheck;
+        let check_at = Instant::now() + caller.recheck();
         Self { body: Some(body), caller, side, check_at, timer: None }
     }
 
     /// Why the body must end, looked at anew when it is time to.
-    fn refused(&mut self) -> Option<&Refused> {
+    fn refused(&mut self) -> Option<&Status> {
         let now = Instant::now();
         if now < self.check_at {
-            return self.caller.refused.get();
+            return self.caller.refused();
         }
-        self.check_at = now + self.caller.authenticator.settings().recheck;
+        self.check_at = now + self.caller.recheck();
         self.timer = None;
-        self.caller.check()
+        self.caller.recheck_now()
     }
 
     /// Waits for the next check.
@@ -199,7 +189,7 @@ impl Guarded {
     /// The last frame of a body whose caller is not let in any more.
     fn end(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
         self.body.take()?;
-        let status = self.caller.refused.get().map(Status::from)?;
+        let status = self.caller.refused()?.clone();
         if self.side == Side::Request {
             return Some(Err(status));
         }
@@ -225,7 +215,7 @@ impl http_body::Body for Guarded {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
             if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
                 // What the service says of a request that was cut off here is not the reason.
-                let cut_off = self.caller.refused.get().is_some();
+                let cut_off = self.caller.refused().is_some();
                 return Poll::Ready(if cut_off { self.end() } else { frame });
             }
             std::task::ready!(self.poll_timer(cx));
@@ -244,7 +234,6 @@ impl http_body::Body for Guarded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Principal;
 
     #[test]
     fn takes_bearers_only() {
@@ -267,12 +256,12 @@ mod tests {
         let authenticator = Authenticator::open(settings, None).unwrap();
         let inner = tower::service_fn(async |request: Request<Body>| {
             assert!(!request.headers().contains_key(AUTHORIZATION));
-            let principal = request.extensions().get::<Arc<Principal>>().unwrap();
+            let principal = request.extensions().get::<Arc<Caller>>().unwrap().principal();
             let header = format!("{} {:?} {:?}", principal.name, principal.method, principal.groups);
             let response = Response::builder().header("principal", header);
             Ok::<_, std::convert::Infallible>(response.body(Body::empty()).unwrap())
         });
-        let mut service = AuthenticateLayer::new(authenticator).layer(inner);
+        let mut service = AuthenticateLayer::new(Security::new(authenticator, None)).layer(inner);
         let request = Request::builder().header(AUTHORIZATION, "Bearer secret").body(Body::empty()).unwrap();
         let response = service.call(request).await.unwrap();
         assert_eq!(response.headers()["principal"], "billing Token [\"a\"]");

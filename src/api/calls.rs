@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -198,8 +199,11 @@ pub(crate) struct CallsService<S> {
 impl<S, A, B> Service<Request<A>> for CallsService<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError>,
 {
-    type Response = Response<Counted<B>>;
+    // Boxed here, which the server would do itself: what is around this need not be told apart.
+    type Response = Response<tonic::body::Body>;
     type Error = S::Error;
     type Future = Answering<S::Future>;
 
@@ -225,8 +229,10 @@ pin_project! {
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError>,
 {
-    type Output = Result<Response<Counted<B>>, E>;
+    type Output = Result<Response<tonic::body::Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -239,7 +245,7 @@ where
             if let Some(call) = &mut counted.call {
                 call.end_with(&head.headers);
             }
-            Response::from_parts(head, counted)
+            Response::from_parts(head, tonic::body::Body::new(counted))
         }))
     }
 }

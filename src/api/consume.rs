@@ -11,6 +11,7 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
+use super::access::Access;
 use super::settle::{Of, Settle, acked, extended, nacked};
 use super::status::{Refusal, explain};
 use super::subscribe::{self, Opened, goaway, heartbeat, started};
@@ -30,14 +31,16 @@ const MAX_IN_FLIGHT: usize = 64;
 /// What happens on the stream.
 pub(super) fn events(
     context: Context,
+    access: Access,
     requests: Streaming<ConsumeRequest>,
 ) -> impl Stream<Item = Result<ConsumeResponse, Status>> + Send {
-    let state = State { context, requests, phase: Phase::Opening };
+    let state = State { context, access, requests, phase: Phase::Opening };
     stream::unfold(state, async |mut state| Some((state.next().await?, state)))
 }
 
 struct State {
     context: Context,
+    access: Access,
     requests: Streaming<ConsumeRequest>,
     phase: Phase,
 }
@@ -117,6 +120,7 @@ impl State {
             let description = "is required as the first request of the stream; send it before anything else";
             return Err(Refusal::field("subscribe", "REQUIRED", description).into());
         };
+        self.access.check_and_hold(&subscribe)?;
         let opened = subscribe::open(&self.context, subscribe).await?;
         let event = Event::Started(started(&opened));
         let answers = Answers::new();

@@ -3,8 +3,10 @@
 //! One file per service. Input is checked once, here (`validate`, `envelope`); what passes is
 //! domain types, which go to the engine and come back through `convert`.
 
+mod access;
 mod admin;
 mod authenticate;
+mod authorization;
 mod body;
 mod calls;
 mod commands;
@@ -41,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::service::{LayerExt, Routes};
 
+use self::access::Guarded;
 use self::layers::UntilStopLayer;
 use self::wire::admin::admin_service_server::AdminServiceServer;
 use self::wire::v1::command_service_server::CommandServiceServer;
@@ -56,6 +59,7 @@ use crate::engine::Engine;
 use crate::model::limits::MAX_REQUEST_BYTES;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
+pub(crate) use self::access::Security;
 pub(crate) use self::authenticate::{AuthenticateLayer, Peer};
 pub(crate) use self::calls::{Calls, CallsLayer, MethodReadings};
 pub(crate) use self::health::Health;
@@ -75,13 +79,16 @@ pub(crate) struct Context {
     pub(crate) stop: CancellationToken,
     /// Silence on a stream after which a heartbeat is sent.
     pub(crate) heartbeat: Duration,
+    /// Who may call, and what for.
+    pub(crate) security: Security,
 }
 
-/// The server's services wrapped alike: compressed requests are taken, large ones are not, and
-/// responses are not compressed, since compressing costs more than a local network does.
+/// The server's services wrapped alike: callers get only what they may, compressed requests are taken,
+/// large ones are not, and responses are not compressed, since compressing costs more than a local network
+/// does.
 macro_rules! tuned {
-    ($server:ident, $service:expr) => {
-        $server::new($service)
+    ($server:ident, $service:expr, $security:expr) => {
+        $server::new(Guarded::new($service, $security.clone()))
             .accept_compressed(Gzip)
             .accept_compressed(Zstd)
             .max_decoding_message_size(MAX_REQUEST_BYTES)
@@ -105,20 +112,31 @@ pub(crate) async fn services(context: Context) -> (Health, Routes) {
     let v1 = reflection().build_v1().expect("the descriptors come from the build");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors come from the build");
 
+    let security = context.security.clone();
     let streaming = body::layer();
     let mut routes = Routes::builder();
     routes
-        .add_service(tuned!(TopicServiceServer, topics::Topics(context.clone())))
-        .add_service(tuned!(PublisherServiceServer, publisher::Publisher(context.clone())))
-        .add_service(tuned!(SubscriptionServiceServer, subscriptions::Subscriptions(context.clone())))
-        .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone())))
-        .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone())))
-        .add_service(tuned!(CommandServiceServer, commands::Commands(context.clone())))
-        .add_service(
-            streaming.named_layer(tuned!(KeyValueServiceServer, key_values::KeyValues(context.clone()))),
-        )
-        .add_service(streaming.named_layer(tuned!(QueryServiceServer, queries::Queries(context.clone()))))
-        .add_service(tuned!(AdminServiceServer, admin::Admin::new(context)))
+        .add_service(tuned!(TopicServiceServer, topics::Topics(context.clone()), security))
+        .add_service(tuned!(PublisherServiceServer, publisher::Publisher(context.clone()), security))
+        .add_service(tuned!(
+            SubscriptionServiceServer,
+            subscriptions::Subscriptions(context.clone()),
+            security
+        ))
+        .add_service(tuned!(SubscriberServiceServer, subscriber::Subscriber(context.clone()), security))
+        .add_service(tuned!(DeadLetterServiceServer, dead_letters::DeadLetters(context.clone()), security))
+        .add_service(tuned!(CommandServiceServer, commands::Commands(context.clone()), security))
+        .add_service(streaming.named_layer(tuned!(
+            KeyValueServiceServer,
+            key_values::KeyValues(context.clone()),
+            security
+        )))
+        .add_service(streaming.named_layer(tuned!(
+            QueryServiceServer,
+            queries::Queries(context.clone()),
+            security
+        )))
+        .add_service(tuned!(AdminServiceServer, admin::Admin::new(context), security))
         .add_service(until_stop.named_layer(health_service))
         .add_service(until_stop.named_layer(v1))
         .add_service(until_stop.named_layer(v1alpha));

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Status, Streaming};
 
+use super::access::Access;
 use super::status::{Refusal, explain};
 use super::wire::v1::publish_stream_response::Result as Outcome;
 use super::wire::v1::{PublishError, PublishStreamRequest, PublishStreamResponse};
@@ -22,6 +23,7 @@ type Answer = Result<PublishStreamResponse, Status>;
 /// server stops, what was submitted is answered before the stream ends.
 pub(super) fn answers(
     context: Context,
+    access: Access,
     requests: Streaming<PublishStreamRequest>,
 ) -> impl Stream<Item = Answer> + Send {
     let stop = context.stop.clone();
@@ -29,7 +31,7 @@ pub(super) fn answers(
         .filter_map(move |()| ready(stop.is_cancelled().then(|| Err(Refusal::shutting_down().into()))));
     requests
         .take_until(context.stop.clone().cancelled_owned())
-        .then(move |request| submit(context.clone(), request))
+        .then(move |request| submit(context.clone(), access.clone(), request))
         .buffered(MAX_PUBLISH_STREAM_IN_FLIGHT)
         .chain(farewell)
 }
@@ -37,6 +39,7 @@ pub(super) fn answers(
 /// Submits one request and returns what will be its answer.
 async fn submit(
     context: Context,
+    access: Access,
     request: Result<PublishStreamRequest, Status>,
 ) -> BoxFuture<'static, Answer> {
     let PublishStreamRequest { request_id, publish } = match request {
@@ -44,7 +47,10 @@ async fn submit(
         Err(status) => return ready(Err(explain(&status))).boxed(),
     };
     let submitted = match publish {
-        Some(publish) => publisher::submit(&*context.engine, publish).await,
+        Some(publish) => match access.check(&publish) {
+            Ok(()) => publisher::submit(&*context.engine, publish).await,
+            Err(refusal) => Err(refusal),
+        },
         None => Err(Refusal::field("publish", "REQUIRED", "is required; say what to publish")),
     };
     async move {

@@ -3,6 +3,7 @@
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use super::access::Access;
 use super::status::Refusal;
 use super::validate::{Violations, check};
 use super::wire::v1::{self, publisher_service_server::PublisherService};
@@ -36,7 +37,8 @@ impl PublisherService for Publisher {
         &self,
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        Ok(Response::new(Box::pin(publish_stream::answers(self.0.clone(), request.into_inner()))))
+        let (context, access) = (self.0.clone(), Access::of(&request));
+        Ok(Response::new(Box::pin(publish_stream::answers(context, access, request.into_inner()))))
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::validate::{Violation, Violations};
+use crate::authorization::Denied;
 use crate::cqrs::commands;
 use crate::cqrs::queries;
 use crate::cqrs::views;
@@ -57,6 +58,7 @@ fn code(kind: Kind) -> Code {
     match kind {
         Kind::InvalidArgument => Code::InvalidArgument,
         Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::PermissionDenied => Code::PermissionDenied,
         Kind::NotFound => Code::NotFound,
         Kind::AlreadyExists => Code::AlreadyExists,
         Kind::Conflict => Code::Aborted,
@@ -428,6 +430,23 @@ impl From<&identity::Refused> for Status {
     }
 }
 
+impl From<Denied> for Status {
+    fn from(denied: Denied) -> Self {
+        Refusal::from(denied).into()
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let mut refusal = Self::new(denied.kind(), denied.reason(), denied.to_string());
+        refusal.0.metadata.insert("verb".into(), denied.verb.to_string());
+        if let Some(name) = &denied.name {
+            refusal.0.metadata.insert("name".into(), clip(name, MAX_DESCRIPTION_BYTES));
+        }
+        refusal
+    }
+}
+
 impl From<Violations> for Refusal {
     fn from(violations: Violations) -> Self {
         let reason = violations.list.first().map_or("INVALID_REQUEST", |violation| violation.reason);
@@ -504,6 +523,12 @@ pub(super) fn unfinished(limit: Duration) -> Status {
     let message =
         format!("the message was not complete after {} s; send it faster, or in parts", limit.as_secs());
     Refusal::new(Kind::DeadlineExceeded, "UNFINISHED_REQUEST", message).into()
+}
+
+/// The answer to a call that came past the authenticator, which should not be.
+pub(super) fn unknown_caller() -> Status {
+    Refusal::new(Kind::Internal, "UNKNOWN_CALLER", "it was not asked who calls; report this as a defect")
+        .into()
 }
 
 /// The end of a helper service's stream when the server stops.

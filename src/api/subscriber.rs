@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use super::access::Access;
 use super::settle::{Of, Settle, acked, extended, nacked};
 use super::status::Refusal;
 use super::validate::{Violations, check};
@@ -74,7 +75,8 @@ impl SubscriberService for Subscriber {
         &self,
         request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        Ok(Response::new(Box::pin(consume::events(self.0.clone(), request.into_inner()))))
+        let (context, access) = (self.0.clone(), Access::of(&request));
+        Ok(Response::new(Box::pin(consume::events(context, access, request.into_inner()))))
     }
 
     async fn read_messages(

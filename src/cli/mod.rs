@@ -4,6 +4,7 @@ mod auth;
 mod backoff;
 mod command;
 mod completion;
+mod config;
 mod consumers;
 mod context;
 mod credentials;
@@ -50,7 +51,7 @@ Try it:
 
 Exit status:
   0  done (health: serving)
-  1  failed (health: not serving; command: it ended otherwise than SUCCEEDED)
+  1  failed (health: not serving; command: it ended otherwise than SUCCEEDED; auth explain: denied)
   2  wrong usage
   3  no such topic, subscription, bucket, entry or service
   4  the server cannot be reached, or is going away
@@ -94,6 +95,8 @@ enum Command {
     Handlers(handlers::HandlersArgs),
     Events(events::EventsArgs),
     #[command(subcommand)]
+    Config(config::ConfigCommand),
+    #[command(subcommand)]
     Auth(auth::AuthCommand),
     Health(health::HealthArgs),
     Info(info::InfoArgs),
@@ -136,6 +139,8 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
     runtime.block_on(async {
         match command {
             Command::Serve(_) => unreachable!("serve builds its own runtime"),
+            Command::Auth(command) => return auth::run(command, context).await,
+            Command::Config(command) => return config::run(command, context),
             Command::Health(args) => return health::run(&args, context).await,
             Command::OfCommands(command) => return command::run(command, context).await,
             Command::Topic(command) => topic::run(command, context).await,
@@ -151,7 +156,6 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
             Command::Handlers(args) => handlers::run(args, context).await,
             Command::Events(args) => events::run(args, context).await,
             Command::Info(args) => info::run(args, context).await,
-            Command::Auth(command) => auth::run(&command, context),
             Command::Completion(args) => completion::run(&args),
         }?;
         Ok(ExitCode::SUCCESS)

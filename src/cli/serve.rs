@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::authorization::Authorizer;
 use crate::config::Config;
 use crate::cqrs;
 use crate::embedded::{EmbeddedEngine, OpenError};
@@ -20,7 +21,7 @@ use crate::telemetry;
 use crate::tls::Tls;
 
 /// The exit status for a configuration that cannot be.
-const EXIT_CONFIG: u8 = 2;
+pub(super) const EXIT_CONFIG: u8 = 2;
 /// The exit status for everything else that keeps the server from serving.
 const EXIT_FAILED: u8 = 1;
 
@@ -152,7 +153,7 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 }
 
 async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
-    let (tls, authenticator) = security(config).map_err(Failure::Security)?;
+    let Security { tls, authenticator, authorizer } = security(config).map_err(Failure::Security)?;
     // The ports first: a port in use must not leave a data directory behind.
     let grpc = bind(config.listen).await?;
     let admin = bind(config.admin_listen).await?;
@@ -176,6 +177,7 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
         },
         tls,
         authenticator,
+        authorizer,
         web: config.web.clone(),
         ..server::Options::default()
     };
@@ -183,19 +185,36 @@ async fn serve_until(config: &Config, shutdown: impl Future<Output = ()>) -> Res
     Ok(server::serve(Arc::new(engine), listeners, options, shutdown).await?)
 }
 
-type Security = (Option<Arc<Tls>>, Option<Arc<Authenticator>>);
+/// Checks the files that a configuration names. The errors are all that is wrong with them.
+pub(super) fn check(config: &Config) -> Result<(), Vec<String>> {
+    security(config).map(drop)
+}
 
-/// Reads certificates, tokens and keys. The errors are all that is wrong with them.
+struct Security {
+    tls: Option<Arc<Tls>>,
+    authenticator: Option<Arc<Authenticator>>,
+    authorizer: Option<Arc<Authorizer>>,
+}
+
+/// Reads certificates, tokens, keys and rules. The errors are all that is wrong with them.
 fn security(config: &Config) -> Result<Security, Vec<String>> {
+    let mut problems = Vec::new();
     let tls = config.tls.clone().map(Tls::open).transpose();
-    let (tls, problem) = tls.map_or_else(|problem| (None, Some(problem)), |tls| (tls, None));
+    let tls = tls.unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
     let authenticator = Authenticator::open(config.identity.clone(), tls.clone());
-    match (problem, authenticator) {
-        (None, Ok(authenticator)) => Ok((tls, authenticator)),
-        (problem, authenticator) => {
-            Err(problem.into_iter().chain(authenticator.err().unwrap_or_default()).collect())
-        }
-    }
+    let authenticator = authenticator.unwrap_or_else(|found| {
+        problems.extend(found);
+        None
+    });
+    let authorizer = config.authorization.rules.clone().map(Authorizer::open).transpose();
+    let authorizer = authorizer.unwrap_or_else(|found| {
+        problems.extend(found);
+        None
+    });
+    if problems.is_empty() { Ok(Security { tls, authenticator, authorizer }) } else { Err(problems) }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, Layers};
+use crate::authorization;
 use crate::identity::{self, jwt};
 use crate::tls;
 
@@ -77,6 +78,13 @@ impl Layers {
             open_health: self.parsed("identity.open_health", defaults.open_health, boolean),
             open_reflection: self.parsed("identity.open_reflection", defaults.open_reflection, boolean),
             recheck: defaults.recheck,
+        }
+    }
+
+    pub(super) fn authorization(&mut self) -> authorization::Settings {
+        authorization::Settings {
+            rules: self.file("authorization.rules"),
+            allow_all: self.parsed("authorization.allow_all", false, "true or false"),
         }
     }
 
@@ -167,6 +175,26 @@ impl Layers {
         })
     }
 
+    /// With identity, nobody may do anything that no rule allows: without rules, that must be meant otherwise.
+    pub(super) fn require_authorization(&mut self, config: &Config) {
+        let authorization::Settings { rules, allow_all } = &config.authorization;
+        let problem = match (config.identifies(), rules.is_some(), allow_all) {
+            (true, true, true) => {
+                "authorization.allow_all is true, and authorization.rules is set; leave one of them out"
+            }
+            (true, false, false) => {
+                "authorization.rules is not set, and there is identity; name a file of rules that say who may do \
+                 what, or say authorization.allow_all = true to let everybody with an identity do everything"
+            }
+            (false, true, _) => {
+                "authorization.rules is set, and there is no identity, so nobody is known that rules could be about; \
+                 set up identity.* or tls.client_ca"
+            }
+            _ => return,
+        };
+        self.problems.push(problem.into());
+    }
+
     /// Without TLS everybody on the way can listen, and without identity whoever reaches the port may do
     /// everything.
     pub(super) fn require_loopback(&mut self, config: &Config) {
@@ -207,12 +235,14 @@ mod tests {
              [identity]\ntokens = 'd'\nopen_health = false\nopen_reflection = true\n\
              [identity.jwt]\nissuer = 'https://idp'\naudience = 'columba'\nalgorithms = 'ES256, EdDSA'\n\
              jwks = 'https://idp/keys'\njwks_ca = 'e'\njwks_refresh = '1m'\nleeway = '5s'\n\
-             principal_claim = 'email'\ngroups_claim = 'roles'\n",
+             principal_claim = 'email'\ngroups_claim = 'roles'\n\
+             [authorization]\nrules = 'f'\n",
         )
         .unwrap();
         let tls = config.tls.clone().unwrap();
         assert_eq!((tls.certificate, tls.client_ca), (PathBuf::from("a"), Some(PathBuf::from("c"))));
         assert_eq!(tls.client_certificate, tls::ClientCertificates::Optional);
+        assert_eq!(config.authorization.rules, Some(PathBuf::from("f")));
         assert!(!config.identity.open_health && config.identity.open_reflection);
         let jwt = config.identity.jwt.unwrap();
         assert_eq!(jwt.algorithms, [jwt::Algorithm::ES256, jwt::Algorithm::EdDSA]);
@@ -245,6 +275,9 @@ mod tests {
                 vec!["for an address", "jwt.issuer", "jwt.audience", "jwt.jwks is"],
             ),
             ("identity.open_health = 'perhaps'", vec!["true or false"]),
+            ("identity.tokens = 'a'", vec!["authorization.rules is not set"]),
+            ("authorization.rules = 'a'", vec!["there is no identity"]),
+            ("authorization = { rules = 'a', allow_all = true }\nidentity.tokens = 'b'", vec!["leave one"]),
         ] {
             let Problems(problems) = load(file).unwrap_err();
             for part in &parts {

@@ -131,12 +131,14 @@ impl Handlers {
         chosen.take(limit).map(|(&number, entry)| entry.info(number)).collect()
     }
 
-    /// Wants a handler to get nothing more; says whether there is one of this kind and [id](Listed::id).
-    pub(crate) fn drain(&self, kind: HandlerKind, handler: &str) -> bool {
+    /// Wants a handler to get nothing more; says whether there is one of this kind and [id](Listed::id), and of
+    /// types that the caller may handle.
+    pub(crate) fn drain(&self, kind: HandlerKind, handler: &str, may: impl FnOnce(&[Name]) -> bool) -> bool {
         let registry = self.registry();
         let number = handler.strip_prefix('h').and_then(|number| number.parse().ok());
         let entry = number.and_then(|number: u64| registry.entries.get_key_value(&number));
         let entry = entry.filter(|(number, entry)| entry.kind == kind && id(**number) == handler);
+        let entry = entry.filter(|(_, entry)| may(&entry.types));
         entry.inspect(|(_, entry)| entry.draining.cancel()).is_some()
     }
 
@@ -271,10 +273,15 @@ mod tests {
         let join = |kind| handlers.join(kind, "", Vec::new(), 1).unwrap();
         let (command, query) = (join(HandlerKind::Command), join(HandlerKind::Query));
         for unknown in ["", "h", "h7", "hh1", "h+1", "h01", &query.id()] {
-            assert!(!handlers.drain(HandlerKind::Command, unknown), "{unknown}");
+            assert!(!handlers.drain(HandlerKind::Command, unknown, |_| true), "{unknown}");
         }
         assert!(!command.is_draining());
-        assert!(handlers.drain(HandlerKind::Command, &command.id()));
+        assert!(
+            !handlers.drain(HandlerKind::Command, &command.id(), |_| false),
+            "of a type that is not theirs"
+        );
+        assert!(!command.is_draining());
+        assert!(handlers.drain(HandlerKind::Command, &command.id(), |_| true));
         assert!(command.is_draining() && !query.is_draining());
     }
 

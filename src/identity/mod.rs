@@ -207,6 +207,6 @@ impl fmt::Debug for Authenticator {
 }
 
 /// Whether a text can name a principal or a group.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }

@@ -8,6 +8,8 @@ pub enum Kind {
     InvalidArgument,
     /// It is not known who calls.
     Unauthenticated,
+    /// It is known who calls, and they may not do it.
+    PermissionDenied,
     /// What the request names does not exist.
     NotFound,
     /// It exists already, and differs from what was asked for.

@@ -170,6 +170,37 @@ impl Pattern {
         }
         parts.next().is_none()
     }
+
+    /// Whether the pattern covers every name that a text stands for: the text itself, or what it covers
+    /// as a pattern. The text may be anything.
+    #[must_use]
+    pub fn covers(&self, text: &str) -> bool {
+        let mut parts = text.split('.');
+        for pattern in self.0.split('.') {
+            match (pattern, parts.next()) {
+                (">", Some(_)) => return true,
+                ("*", Some(part)) if part != ">" => {}
+                (literal, Some(part)) if literal == part => {}
+                _ => return false,
+            }
+        }
+        parts.next().is_none()
+    }
+
+    /// Whether the pattern covers any name that a text stands for. The text may be anything.
+    #[must_use]
+    pub fn overlaps(&self, text: &str) -> bool {
+        let mut parts = text.split('.');
+        for pattern in self.0.split('.') {
+            match (pattern, parts.next()) {
+                (">", Some(_)) | (_, Some(">")) => return true,
+                ("*", Some(_)) | (_, Some("*")) => {}
+                (literal, Some(part)) if literal == part => {}
+                _ => return false,
+            }
+        }
+        parts.next().is_none()
+    }
 }
 
 impl From<Name> for Pattern {
@@ -268,6 +299,54 @@ mod tests {
             assert!(!Pattern::parse(pattern).unwrap().matches(&own), "{pattern}");
         }
         assert!(Pattern::from(&own).matches(&own));
+    }
+
+    #[test]
+    fn patterns_cover_and_overlap_patterns() {
+        for (pattern, text, covers, overlaps) in [
+            ("orders", "orders", true, true),
+            ("orders", "orders.eu", false, false),
+            ("orders.>", "orders.*", true, true),
+            ("orders.>", "orders.>", true, true),
+            ("orders.>", "orders", false, false),
+            ("orders.*", "orders.>", false, true),
+            ("orders.eu", "orders.*", false, true),
+            ("orders.*", "*.eu", false, true),
+            ("orders.*.x", "orders.>", false, true),
+            ("orders.*.x", "*.eu.y", false, false),
+            ("*", ">", false, true),
+            ("*.*", "*", false, false),
+            (">", ">", true, true),
+            (">", "anything at all", true, true),
+            ("orders", ">", false, true),
+            ("a", "", false, false),
+        ] {
+            let parsed = Pattern::parse(pattern).unwrap();
+            assert_eq!((parsed.covers(text), parsed.overlaps(text)), (covers, overlaps), "{pattern} {text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What is covered and what overlaps follows from which names match.
+        #[test]
+        fn covering_and_overlapping_agree_with_matching(
+            first in "([ab*]\\.){0,2}[ab*>]", second in "([ab*]\\.){0,2}[ab*>]",
+        ) {
+            let (first, second) = (Pattern::parse(&first).unwrap(), Pattern::parse(&second).unwrap());
+            // A third letter, and a part more than patterns have, stand for all other names.
+            let parts = ["a", "b", "c"];
+            let mut names = vec![String::new()];
+            let mut all = Vec::new();
+            for _ in 0..4 {
+                names = names.iter().flat_map(|name| parts.map(|part| format!("{name}.{part}"))).collect();
+                all.extend(names.iter().map(|name| Name::parse(&name[1..]).unwrap()));
+            }
+            let of_second: Vec<_> = all.iter().filter(|name| second.matches(name)).collect();
+            let covers = of_second.iter().all(|name| first.matches(name));
+            let overlaps = of_second.iter().any(|name| first.matches(name));
+            assert_eq!(first.covers(second.as_str()), covers, "{first} {second}");
+            assert_eq!(first.overlaps(second.as_str()), overlaps, "{first} {second}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tonic::transport::Server;
 use tower::util::option_layer;
 
 use crate::api;
+use crate::authorization::Authorizer;
 use crate::cqrs::{self, Cqrs};
 use crate::engine::{self, Engine};
 use crate::identity::Authenticator;
@@ -81,6 +82,9 @@ pub struct Options {
     pub tls: Option<Arc<Tls>>,
     /// Decides who calls. Default: none, and everybody may.
     pub authenticator: Option<Arc<Authenticator>>,
+    /// Decides what callers may do; only with an authenticator. Default: none, and whoever is let in may do
+    /// everything.
+    pub authorizer: Option<Arc<Authorizer>>,
     /// Whose pages may call from browsers, by gRPC-Web, which takes HTTP/1.1 on the API's port. Default:
     /// nobody's, and HTTP/2 only.
     pub web: Option<api::Origins>,
@@ -98,6 +102,7 @@ impl Default for Options {
             cqrs: cqrs::Options::default(),
             tls: None,
             authenticator: None,
+            authorizer: None,
             web: None,
         }
     }
@@ -137,11 +142,13 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let cqrs = Cqrs::open(&engine, &options.cqrs).await.map_err(ServeError::Cqrs)?;
     let cqrs = Arc::new(cqrs);
+    let security = api::Security::new(options.authenticator.clone(), options.authorizer.clone());
     let context = api::Context {
         engine: engine.clone(),
         cqrs: cqrs.clone(),
         stop: stop.clone(),
         heartbeat: options.heartbeat,
+        security: security.clone(),
     };
     let (health, services) = api::services(context).await;
 
@@ -149,7 +156,7 @@ pub async fn serve(
     let open = Level::default();
     let connections = accept::connections(listeners.grpc, &options, open.clone(), stop.clone());
     let metrics = Arc::new(metrics(&engine, &cqrs, open, &options));
-    let authenticate = api::AuthenticateLayer::new(options.authenticator.clone());
+    let authenticate = api::AuthenticateLayer::new(security);
     let unfinished = api::UnfinishedLayer::new(options.unfinished_request_bytes);
     let web = option_layer(options.web.as_ref().map(api::web_layer));
     let mut layers = transport()
@@ -218,11 +225,12 @@ async fn drain<T>(
     Ok(())
 }
 
-/// Takes up new certificates, tokens and keys until `stop`.
-fn follow(options: &Options, stop: &CancellationToken) -> [Option<AbortOnDropHandle<()>>; 2] {
+/// Takes up new certificates, tokens, keys and rules until `stop`.
+fn follow(options: &Options, stop: &CancellationToken) -> [Option<AbortOnDropHandle<()>>; 3] {
     let tls = options.tls.clone().map(|tls| tokio::spawn(tls.follow(stop.clone())));
     let identity = options.authenticator.clone().map(|identity| tokio::spawn(identity.follow(stop.clone())));
-    [tls, identity].map(|task| task.map(AbortOnDropHandle::new))
+    let rules = options.authorizer.clone().map(|rules| tokio::spawn(rules.follow(stop.clone())));
+    [tls, identity, rules].map(|task| task.map(AbortOnDropHandle::new))
 }
 
 fn transport() -> Server {

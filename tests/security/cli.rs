@@ -14,21 +14,21 @@ use crate::common::TestServer;
 use crate::files::Files;
 use crate::{identifying, tokens};
 
-fn columba(arguments: &[&str]) -> Command {
+pub fn columba(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_columba"));
     command.args(arguments).env_clear();
     command
 }
 
 /// Runs it while the server, which shares this thread, goes on.
-async fn run(command: Command) -> (Option<i32>, String, String) {
+pub async fn run(command: Command) -> (Option<i32>, String, String) {
     let mut command = assert_cmd::Command::from_std(command);
     let output = tokio::task::spawn_blocking(move || command.timeout(Duration::from_secs(20)).output()).await;
     let Output { status, stdout, stderr } = output.unwrap().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-fn put(dir: &Path, name: &str, content: &str) -> String {
+pub fn put(dir: &Path, name: &str, content: &str) -> String {
     let path: PathBuf = dir.join(name);
     fs::write(&path, content).unwrap();
     path.to_str().unwrap().to_owned()
@@ -131,11 +131,17 @@ fn the_server_refuses_what_cannot_be_all_at_once() {
     let mut command = columba(&["serve", "--listen", "0.0.0.0:0", "--data-dir", data.to_str().unwrap()]);
     command.env("COLUMBA_TLS_CERTIFICATE", certificate).env("COLUMBA_TLS_KEY", key);
     command.env("COLUMBA_IDENTITY_TOKENS", tokens);
+    let rules = put(dir.path(), "rules.toml", "[[rules]]\nprincipals = ['a']\nallow = ['raed']\n");
+    command.env("COLUMBA_AUTHORIZATION_RULES", rules);
     let output = assert_cmd::Command::from_std(command).timeout(Duration::from_secs(20)).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("do not belong together") && stderr.contains("token 1: hash"), "{stderr}");
-    assert!(!stderr.contains("secret") && stderr.lines().count() == 2 && !data.exists(), "{stderr}");
+    assert!(!stderr.contains("secret") && stderr.lines().count() == 4 && !data.exists(), "{stderr}");
+    assert!(
+        stderr.contains("line 1: the rule has no names") && stderr.contains("line 3: `allow` has \"raed\""),
+        "{stderr}"
+    );
 
     // Options of clients do not become settings of the server silently.
     let mut command = assert_cmd::Command::from_std(columba(&["serve", "--tls-key", "a"]));

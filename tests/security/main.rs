@@ -6,7 +6,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod audit;
 mod authority;
+mod authorization;
 mod certificates;
 mod cli;
 mod files;
@@ -14,15 +16,18 @@ mod greeting;
 mod issuer;
 mod jwks;
 mod jwt;
+mod matrix;
 mod mutual;
 mod streams;
 mod swap;
 mod tokens;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use columba::authorization::Authorizer;
 use columba::identity::{Authenticator, Settings};
 use columba::proto::v1::topic_service_client::TopicServiceClient;
 use columba::proto::v1::{ListTopicsRequest, ListTopicsResponse};
@@ -38,6 +43,17 @@ use crate::common::{PATIENCE, TestServer};
 async fn identifying(settings: Settings, tls: Option<Arc<Tls>>) -> TestServer {
     let authenticator = Authenticator::open(settings, tls.clone()).unwrap();
     TestServer::start_with(Options { tls, authenticator, ..Options::default() }).await
+}
+
+/// A server that asks who calls, and what they may do. The rules are in `rules.toml` in the directory.
+async fn authorizing(settings: Settings, dir: &Path, rules: &str) -> TestServer {
+    let path = dir.join("rules.toml");
+    std::fs::write(&path, rules).unwrap();
+    let authenticator = Authenticator::open(settings, None).unwrap();
+    let authorizer = Some(Authorizer::open(path).unwrap());
+    // Quick, so that silent streams say something.
+    let heartbeat = Duration::from_millis(50);
+    TestServer::start_with(Options { authenticator, authorizer, heartbeat, ..Options::default() }).await
 }
 
 /// How to connect to a server: which authorities to trust, and what to show.

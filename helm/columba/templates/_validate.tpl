@@ -5,6 +5,7 @@
 {{- include "columba.replicaProblems" . }}
 {{- include "columba.exposureProblems" . }}
 {{- include "columba.configProblems" . }}
+{{- include "columba.authorizationProblems" . }}
 {{- include "columba.stopProblems" . }}
 {{- include "columba.memoryProblems" . }}
 {{- include "columba.volumeProblems" . }}
@@ -48,6 +49,16 @@ networkPolicy.from has {{ .ipBlock.cidr }}: everybody could connect, {{ $why }},
 {{- if or (lt $bytes (include "columba.bytes" (index . 2) | int64)) (gt $bytes (include "columba.bytes" (index . 3) | int64)) }}
 config.storage.{{ index . 0 }} is {{ include "columba.setting" (merge (dict "section" "storage") $of) }}: it must be from {{ index . 2 }} to {{ index . 3 }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The server refuses to start with what is found here, in every pod and again. */ -}}
+{{- define "columba.authorizationProblems" -}}
+{{- $config := .Values.config | default dict }}
+{{- $identity := $config.identity | default dict }}
+{{- $authorization := $config.authorization | default dict }}
+{{- if and (or $identity.tokens $identity.jwt ($config.tls | default dict).client_ca) (not $authorization.rules) (not $authorization.allow_all) }}
+config.authorization.rules is not given and there is identity: name a file of rules that say who may do what, or say config.authorization.allow_all=true
 {{- end }}
 {{- end -}}
 

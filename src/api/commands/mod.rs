@@ -10,13 +10,16 @@ use futures::stream::{self, BoxStream};
 use tokio::time::sleep;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::access::Access;
 use super::status::Refusal;
 use super::subscribe::heartbeat;
 use super::validate::{Violations, check};
 use super::wire::v1::watch_command_response::Event;
 use super::wire::v1::{self, command_service_server::CommandService};
 use super::{Context, page};
-use crate::cqrs::commands::{Following, Parts};
+use crate::authorization::Verb;
+use crate::cqrs::commands::{Error, Following, Parts, View};
+use crate::model::Name;
 use crate::model::limits::{
     DEFAULT_COMMAND_WAIT, MAX_ACK_DEADLINE, MAX_COMMAND_ID_BYTES, MAX_COMMAND_WAIT, MAX_NAME_BYTES,
     MIN_ACK_DEADLINE,
@@ -49,8 +52,10 @@ impl CommandService for Commands {
         &self,
         request: Request<v1::GetCommandRequest>,
     ) -> Result<Response<v1::GetCommandResponse>, Status> {
+        let access = Access::of(&request);
         let id = read_id(request.into_inner().id)?;
         let view = self.0.cqrs.commands.view(&id, Parts::Whole).await?;
+        let view = seen(&access, Verb::Read, view)?;
         Ok(Response::new(v1::GetCommandResponse { execution: Some(show::execution(view)) }))
     }
 
@@ -58,12 +63,14 @@ impl CommandService for Commands {
         &self,
         request: Request<v1::WaitCommandRequest>,
     ) -> Result<Response<v1::WaitCommandResponse>, Status> {
+        let access = Access::of(&request);
         let v1::WaitCommandRequest { id, wait } = request.into_inner();
         let (id, wait) = check(|violations| {
             let id = given_id(violations, id);
             let wait = read_wait(violations, wait, DEFAULT_COMMAND_WAIT);
             Some((id?, wait?))
         })?;
+        self.look(&access, Verb::Read, &id).await?;
         let view = self.0.cqrs.commands.wait(&id, wait, &self.0.stop).await?;
         Ok(Response::new(v1::WaitCommandResponse { execution: Some(show::execution(view)) }))
     }
@@ -74,9 +81,11 @@ impl CommandService for Commands {
         &self,
         request: Request<v1::WatchCommandRequest>,
     ) -> Result<Response<Self::WatchCommandStream>, Status> {
+        let access = Access::of(&request);
         let id = read_id(request.into_inner().id)?;
         // So that an unknown command is an error of the call.
-        self.0.cqrs.commands.view(&id, Parts::Summary).await?;
+        let view = seen(&access, Verb::Read, self.0.cqrs.commands.view(&id, Parts::Summary).await?)?;
+        access.hold(Verb::Read, &view.command.kind);
         let following = self.0.cqrs.commands.follow(id);
         let state = Some((self.0.clone(), following));
         let events = stream::unfold(state, async |state| {
@@ -97,7 +106,9 @@ impl CommandService for Commands {
         &self,
         request: Request<v1::CancelCommandRequest>,
     ) -> Result<Response<v1::CancelCommandResponse>, Status> {
+        let access = Access::of(&request);
         let id = read_id(request.into_inner().id)?;
+        self.look(&access, Verb::Send, &id).await?;
         let view = self.0.cqrs.commands.cancel(&id).await?;
         Ok(Response::new(v1::CancelCommandResponse { execution: Some(show::execution(view)) }))
     }
@@ -146,6 +157,7 @@ impl CommandService for Commands {
         &self,
         request: Request<v1::DrainHandlerRequest>,
     ) -> Result<Response<v1::DrainHandlerResponse>, Status> {
+        let access = Access::of(&request);
         let v1::DrainHandlerRequest { handler_id } = request.into_inner();
         let handler_id = check(|violations| {
             if handler_id.is_empty() {
@@ -154,7 +166,8 @@ impl CommandService for Commands {
             }
             violations.text("handler_id", &handler_id, MAX_NAME_BYTES).map(|()| handler_id)
         })?;
-        self.0.cqrs.commands.drain(&handler_id)?;
+        let may = |types: &[Name]| types.iter().all(|kind| access.allows(Verb::Handle, kind));
+        self.0.cqrs.commands.drain(&handler_id, may)?;
         Ok(Response::new(v1::DrainHandlerResponse {}))
     }
 
@@ -171,6 +184,24 @@ impl CommandService for Commands {
         let cancel_requested = self.0.cqrs.commands.extend(ack_id, lease).await?;
         Ok(Response::new(v1::ExtendCommandResponse { cancel_requested }))
     }
+}
+
+impl Commands {
+    /// Looks whether the caller may know of a command, where anything may be forbidden at all.
+    async fn look(&self, access: &Access, verb: Verb, id: &str) -> Result<(), Refusal> {
+        if access.is_limited() {
+            seen(access, verb, self.0.cqrs.commands.view(id, Parts::Summary).await?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A command of a type that the caller may do this with. Another one looks as if it were not there.
+fn seen(access: &Access, verb: Verb, view: View) -> Result<View, Refusal> {
+    if access.allows(verb, &view.command.kind) {
+        return Ok(view);
+    }
+    Err(Error::NotFound(view.command.id).into())
 }
 
 /// The next event of a stream of states; `None` at its end.

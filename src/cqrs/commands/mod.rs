@@ -143,8 +143,8 @@ impl Commands {
     }
 
     /// Gives a handler no more commands; it keeps what it has. What waits on its stream goes to others.
-    pub(crate) fn drain(&self, handler: &str) -> Result<()> {
-        let is_there = self.0.handlers.drain(HandlerKind::Command, handler);
+    pub(crate) fn drain(&self, handler: &str, may: impl FnOnce(&[Name]) -> bool) -> Result<()> {
+        let is_there = self.0.handlers.drain(HandlerKind::Command, handler, may);
         if is_there { Ok(()) } else { Err(Error::HandlerNotFound(handler.to_owned())) }
     }
 
