@@ -330,20 +330,25 @@ async fn attempts_of_before_a_restart_are_known() {
     assert_eq!((expired.state, expired.attempts), (State::Ended(Ending::Expired), 1));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cancelling_beside_a_failure_that_may_pass_does_not_leave_it_pending() {
     let engine = memory();
     let commands = open(&engine, None, DEFAULT_COMMAND_RETENTION).await;
     let mut handling = commands.handle(vec![name()], "", 1).await.unwrap();
-    for round in 0..50 {
-        let id = round.to_string();
-        send(&commands, &id).await;
-        let Event::Delivery(handed) = handling.next().await.unwrap() else { panic!("a delivery") };
-        let failure = Failure { code: "BUSY".into(), message: String::new(), retryable: true };
-        let fail = commands.complete(handed.ack_id, Completion::Failure(failure), Vec::new());
-        let (cancelled, _) = tokio::join!(commands.cancel(&id), fail);
-        assert_ne!(cancelled.unwrap().state, State::Pending);
-    }
+    // On a worker, what is spawned last runs first: the failure comes between the decision to tell the handler
+    // and the telling.
+    let rounds = async move {
+        for round in 0..50 {
+            let id = round.to_string();
+            send(&commands, &id).await;
+            let Event::Delivery(handed) = handling.next().await.unwrap() else { panic!("a delivery") };
+            let failure = Failure { code: "BUSY".into(), message: String::new(), retryable: true };
+            let fail = commands.complete(handed.ack_id, Completion::Failure(failure), Vec::new());
+            let (cancelled, _) = tokio::join!(commands.cancel(&id), fail);
+            assert_ne!(cancelled.unwrap().state, State::Pending, "round {round}");
+        }
+    };
+    tokio::spawn(rounds).await.unwrap();
 }
 
 #[tokio::test]
