@@ -37,7 +37,7 @@ async fn commands_count_by_outcome() {
             }
         };
         let outcome = if number == 0 {
-            Outcome::Result(Default::default())
+            Outcome::Result(bytes::Bytes::new())
         } else {
             Outcome::Failure(CommandFailure { code: "SOLD_OUT".into(), ..CommandFailure::default() })
         };

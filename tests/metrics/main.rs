@@ -1,6 +1,7 @@
 //! `/metrics`: what it tells is what has happened, and docs/metrics.md tells all of it.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
+#![allow(clippy::float_cmp, reason = "what is counted is whole")]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,11 +1,14 @@
 //! The server's own certificate: what is refused at the start, and what while it runs.
 
+use std::time::UNIX_EPOCH;
+
 use columba::server::Options;
 use columba::tls::{ClientCertificates, Tls};
 
 use crate::authority::{Authority, Pair};
 use crate::common::{TestServer, within};
 use crate::files::Files;
+use crate::scrape::Scrape;
 use crate::{call, endpoint, eventually};
 
 #[tokio::test]
@@ -50,6 +53,7 @@ fn files_that_cannot_be_used_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
+#[expect(clippy::float_cmp, reason = "what is counted is whole")]
 async fn a_bad_pair_keeps_the_one_before() {
     let authority = Authority::new("root");
     let (pair, next) = (authority.server(), authority.server());
@@ -77,4 +81,9 @@ async fn a_bad_pair_keeps_the_one_before() {
     files.replace_tls(&next, "");
     eventually(async || tls.reloads() == 1).await;
     within(works()).await;
+    let scrape = Scrape::take(server.admin).await;
+    assert_eq!(scrape.value("columba_tls_failed_reloads_total"), 3.);
+    assert_eq!(scrape.value("columba_tls_reloads_total"), 1.);
+    let expires = tls.expires_at().duration_since(UNIX_EPOCH).unwrap();
+    assert_eq!(scrape.value("columba_tls_certificate_expiry_time_seconds"), expires.as_secs_f64());
 }

@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/scrape.rs"]
+mod scrape;
 
 mod audit;
 mod authority;
