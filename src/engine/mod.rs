@@ -429,7 +429,8 @@ pub trait Engine: Send + Sync + 'static {
     fn topic_changes(&self) -> Result<Watch<TopicChanged>>;
 
     /// Leases messages without a consumer; waits up to `wait` for the first, then returns what there
-    /// is, or nothing. Each lease lasts until its deadline.
+    /// is, or nothing. Each lease lasts until its deadline. [`Error::TooMany`] when
+    /// [`MAX_WAITING_PULLS`](crate::model::limits::MAX_WAITING_PULLS) wait already.
     async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>>;
 
     /// Settles deliveries. Each id counts for itself: a bad one is in `failures` and harms no other.

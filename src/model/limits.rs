@@ -146,6 +146,8 @@ pub const DEFAULT_READ_BYTES: usize = 3 << 20;
 pub const MAX_READ_BYTES: usize = 16 << 20;
 /// Longest wait of a Pull.
 pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
+/// Pulls that wait for messages of one subscription at once.
+pub const MAX_WAITING_PULLS: usize = 1_000;
 
 /// Silence on a stream after which a heartbeat is sent.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);

@@ -210,7 +210,7 @@ async fn dedupe_window(
     let window = Duration::try_from(window).map_err(|_| Error::protocol("a dedupe window below zero"))?;
     if window.is_zero() {
         bar.note(&format!(
-            "note: topic {} remembers no ids; set a window with `columba topic update {0} --dedupe-window 2m`",
+            "note: topic {} remembers no ids; set a window with `columba topic edit {0} --dedupe-window 2m`",
             args.topic
         ));
     }
