@@ -52,9 +52,9 @@ Exit status:
   0  done (health: serving)
   1  failed (health: not serving; command: it ended otherwise than SUCCEEDED)
   2  wrong usage
-  3  no such topic, subscription, bucket, entry or service
-  4  the server cannot be reached, or is going away
-  5  exists already, with other settings
+  3  no such thing
+  4  unavailable: no server, no handler, or not ready
+  5  exists already, and differs
 
 Errors go to standard error; with -o json as {\"error\": {\"code\", \"reason\", \"message\"}}.";
 

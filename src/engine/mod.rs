@@ -132,7 +132,7 @@ pub struct SubscriptionChange {
 pub struct Terms {
     /// How safe they must be when the receipt comes; as the topic says, if `None`.
     pub durability: Option<Durability>,
-    /// Only if the topic's last message has this offset; 0 for an empty topic.
+    /// Only if the topic's last message has this offset; 0 for one that never had a message.
     pub expected_last: Option<Offset>,
     /// Only if the topic's last message with their key has this offset; 0 if none ever had it. All the
     /// messages must have the same key, and not the empty one.

@@ -1,4 +1,5 @@
-//! Every limit of the API in one place. The protos document them; `GetServerInfo` reports them.
+//! Every limit of the API in one place. The protos document them; `GetServerInfo` reports the most
+//! important ones.
 
 use std::time::Duration;
 
@@ -211,7 +212,7 @@ pub const MIN_COMMAND_RETENTION: Duration = Duration::from_secs(60);
 pub const MAX_COMMAND_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most types of commands in a server.
 pub const MAX_COMMAND_TYPES: usize = 1_000;
-/// Most types that one handler handles.
+/// Most types that one handler of commands or queries handles.
 pub const MAX_HANDLED_TYPES: usize = 100;
 /// Most commands of one type that have not ended.
 pub const MAX_UNFINISHED_PER_TYPE: usize = 500_000;
@@ -259,8 +260,6 @@ pub const MAX_ENTRY_WATCHES: usize = 1_000;
 pub const MAX_WATCHED_ENTRIES: usize = 1_000;
 /// Changes of a bucket remembered for those who watch it.
 pub const CHANGES_KEPT: usize = 4_096;
-/// Most types that one handler handles.
-pub const MAX_HANDLER_TYPES: usize = 100;
 
 /// `timeout` of a query that sets none, and of a watch that asks.
 pub const DEFAULT_QUERY_TIMEOUT: Duration = Duration::from_secs(10);

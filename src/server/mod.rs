@@ -114,9 +114,9 @@ pub enum ServeError {
     Transport(String),
 }
 
-/// Serves until `shutdown` resolves, then drains: health says `NOT_SERVING`, every stream gets a
-/// Goaway and ends, nothing new is accepted, unary calls finish, and the engine closes. What is not
-/// done by the deadline is cut off.
+/// Serves until `shutdown` resolves, then drains: health says `NOT_SERVING`, every stream ends with
+/// UNAVAILABLE, after a Goaway where its responses have one, nothing new is accepted, unary calls finish,
+/// and the engine closes. What is not done by the deadline is cut off.
 ///
 /// If the engine fails, streams end at once and the failure is returned, within a second.
 pub async fn serve(

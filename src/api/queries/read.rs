@@ -12,7 +12,7 @@ use crate::cqrs::queries::{Answer, CachePolicy, Failure, Parts, Scope, Terms};
 use crate::model::Name;
 use crate::model::limits::{
     DEFAULT_OUTSTANDING_QUERIES, DEFAULT_QUERY_TIMEOUT, MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES,
-    MAX_ATTRIBUTES, MAX_CACHE_TTL, MAX_FAILURE_CODE_BYTES, MAX_GATHERED_ANSWERS, MAX_HANDLER_TYPES,
+    MAX_ATTRIBUTES, MAX_CACHE_TTL, MAX_FAILURE_CODE_BYTES, MAX_GATHERED_ANSWERS, MAX_HANDLED_TYPES,
     MAX_KEY_BYTES, MAX_MESSAGE_LABEL_BYTES, MAX_NAME_BYTES, MAX_OUTSTANDING_QUERIES, MAX_QUERY_BYTES,
     MAX_QUERY_FAILURE_MESSAGE_BYTES, MAX_QUERY_RESULT_BYTES, MAX_QUERY_TIMEOUT, MIN_QUERY_TIMEOUT,
 };
@@ -125,8 +125,8 @@ pub(super) fn handle(
 
 /// The types of a handler, each once.
 fn types(violations: &mut Violations, types: &[String]) -> Option<Vec<Name>> {
-    if !(1..=MAX_HANDLER_TYPES).contains(&types.len()) {
-        let description = format!("has {} entries; name 1 to {MAX_HANDLER_TYPES} types", types.len());
+    if !(1..=MAX_HANDLED_TYPES).contains(&types.len()) {
+        let description = format!("has {} entries; name 1 to {MAX_HANDLED_TYPES} types", types.len());
         let reason = if types.is_empty() { "REQUIRED" } else { "TOO_MANY_TYPES" };
         return violations.refuse("types", reason, description);
     }

@@ -70,7 +70,7 @@ pub(super) struct PublishArgs {
     /// the same input again stores nothing twice
     #[arg(long, value_name = "PREFIX")]
     id_prefix: Option<String>,
-    /// Publish only if this is the topic's last offset (0: it is empty) and nobody else publishes meanwhile
+    /// Publish only if this is the topic's last offset (0: it never had a message) and nobody else publishes meanwhile
     #[arg(long, value_name = "OFFSET")]
     expected_last_offset: Option<u64>,
     /// What means null in CSV, besides the empty text
