@@ -19,6 +19,7 @@ mod info;
 mod kv;
 mod message;
 mod output;
+mod pages;
 mod parse;
 mod publish;
 mod query;
@@ -159,11 +160,4 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_tree_is_consistent() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;
