@@ -25,8 +25,8 @@ COPY --from=build /image/ /
 COPY LICENSE /LICENSE
 # By number, so that Kubernetes can tell that it is not root.
 USER 65532:65532
-# Reachable from outside of the container. As there is no TLS and no identity yet, the server refuses that
-# unless told --insecure, which is for whoever runs it to say.
+# Reachable from outside of the container. The server refuses that until it is given TLS and identity, or told
+# --insecure, which is for whoever runs it to say.
 ENV COLUMBA_LISTEN=0.0.0.0:7171 \
     COLUMBA_ADMIN_LISTEN=0.0.0.0:7172 \
     COLUMBA_DATA_DIR=/var/lib/columba

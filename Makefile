@@ -22,6 +22,7 @@ test: ## Run every test; fetches the tools they need into .tools
 	./scripts/tools.sh grpcurl-1.9.4 grpcurl-1.8.6 buf libfaketime helm kubernetes-validate hadolint web
 	./scripts/clients.sh
 	cargo test --locked
+	@if [ -s $(TOOLS)/skipped ]; then echo "Tests that need these tools were skipped:"; cat $(TOOLS)/skipped; fi
 
 lint: ## Check formatting, lints, docs, dependencies and protos
 	./scripts/tools.sh buf cargo-deny

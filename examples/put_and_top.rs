@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-const BUCKET: &str = "scores";
+const BUCKET: &str = "put-and-top";
 const PUT: &str = "scores.Put";
 const TOP: &str = "scores.Top";
 

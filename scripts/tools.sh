@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Installs the tools named on the command line into .tools, pinned; quick when they are there.
-# A tool that cannot be had is skipped with the reason, which in CI is a failure.
+# A tool that cannot be had is skipped with the reason, also in .tools/skipped, which in CI is a failure.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools
 root=$PWD/.tools
 failed=0
+: > "$root/skipped"
 
 skip() {
-  echo "skipped: $1: $2"
+  echo "skipped: $1: $2" | tee -a "$root/skipped"
   if [ "${CI:-}" = true ]; then failed=1; fi
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the ```sh blocks of pages, in order and in one shell for each page, in a directory and with a server of
-# its own; a ```text block right after one is what it is said to print. What differs from run to run, such as
+# its own; a ```text or ```json block right after one is what it is said to print. What differs from run to run, such as
 # times, is left out of the comparison.
 #
-#   scripts/try-docs.sh [PAGE...]      docs/queries.md, docs/key-values.md and all of docs/patterns unless pages are given
+#   scripts/try-docs.sh [PAGE...]      the README, and the pages of docs that tests/docs.rs runs, unless pages are given
 #
 # COLUMBA and GRPCURL name the programs; KEEP a directory for the outputs.
 set -euo pipefail
@@ -27,7 +27,7 @@ split() {
   awk -v dir="$2" '
     /^```/ && file != "" { close(file); file = ""; next }
     /^```sh$/ { block++; file = sprintf("%s/%02d.sh", dir, block); told = 0; printf "" > file; next }
-    /^```text$/ && block && !told { file = sprintf("%s/%02d.expected", dir, block); told = 1; printf "" > file; next }
+    /^```(text|json)$/ && block && !told { file = sprintf("%s/%02d.expected", dir, block); told = 1; printf "" > file; next }
     file != "" { print > file; next }
     NF { told = 1 }
   ' "$1"
@@ -77,7 +77,7 @@ try() {
   return "$failed"
 }
 
-[ $# -gt 0 ] || set -- "$root"/docs/{queries,key-values}.md "$root"/docs/patterns/*.md
+[ $# -gt 0 ] || set -- "$root"/README.md "$root"/docs/{queries,key-values,security}.md "$root"/docs/patterns/*.md
 status=0
 for page in "$@"; do try "$page" || status=1; done
 exit "$status"

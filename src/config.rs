@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::api::Origins;
 use crate::authorization;
 use crate::embedded;
 use crate::identity;
+use crate::model::Origins;
 use crate::model::limits::{
     DEFAULT_COMMAND_RETENTION, MAX_COMMAND_RETENTION, MAX_REQUEST_BYTES, MIN_COMMAND_RETENTION,
 };
+use crate::telemetry::{self, Log, LogFormat};
 use crate::tls;
 
 pub use self::setting::Setting;
@@ -86,25 +87,6 @@ pub struct Commands {
     /// `commands.retention`: how long the execution of a command is kept after its end, 1 min to 30 days.
     /// Default: 24 h.
     pub retention: Duration,
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// `log.level`: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as
-    /// `info,columba=debug`. Default: info.
-    pub level: String,
-    /// `log.format`. Default: text.
-    pub format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// How the server stops.
@@ -326,7 +308,7 @@ impl Layers {
         let levels = "error, warn, info, debug, trace, or a filter such as info,columba=debug";
         Log {
             level: self.take("log.level", defaults.level, levels, |text| {
-                crate::telemetry::is_filter(text).then(|| text.to_owned())
+                telemetry::is_filter(text).then(|| text.to_owned())
             }),
             format: self.take("log.format", defaults.format, "text or json", |text| match text {
                 "text" => Some(LogFormat::Text),
@@ -437,15 +419,6 @@ fn flatten(table: toml::Table, prefix: &str, flat: &mut BTreeMap<String, String>
         }
     }
     problems
-}
-
-impl fmt::Display for LogFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
-    }
 }
 
 #[cfg(test)]

@@ -6,22 +6,22 @@
 //!
 //! # Layout
 //!
-//! In reading order; dependencies point down this list only, except that `server` puts all together:
+//! In reading order; dependencies point down this list only (`tests/tidy.rs`):
 //!
-//! - [`cli`]: the command line, a gRPC client like any other, and `serve`.
-//! - [`server`]: opens the engine, builds the services, serves, drains.
+//! - [`cli`]: the command line, a gRPC client like any other, and `serve`, which puts a server together.
 //! - [`config`]: the configuration tree: defaults, file, environment, flags.
+//! - [`server`]: builds the services over an engine, serves, drains.
+//! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
 //! - [`identity`]: who calls, from certificates, tokens and JWTs.
 //! - [`authorization`]: what they may do, by rules in a file.
 //! - [`tls`]: certificates and keys, replaced while the server runs.
-//! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
 //! - [`cqrs`]: commands, queries and key-value views, over the contract of an engine.
-//! - [`engine`]: the contract of a message engine, and an in-memory reference.
 //! - [`embedded`]: the engine that keeps one log on the local disk.
+//! - [`engine`]: the contract of a message engine, and an in-memory reference.
 //! - [`meter`]: counting and timing.
 //! - [`model`]: names, messages, positions, limits, kinds of errors.
 //! - [`proto`]: the API as clients see it, generated from `proto/`.
-//! - `telemetry`: logging.
+//! - [`telemetry`]: what is logged, and how.
 //! - `watched`: files that others replace while the server runs.
 
 pub mod api;

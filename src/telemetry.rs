@@ -1,10 +1,37 @@
 //! Logging.
 
+use std::fmt;
 use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Log, LogFormat};
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `log.level`: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as
+    /// `info,columba=debug`. Default: info.
+    pub level: String,
+    /// `log.format`. Default: text.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
 
 /// Whether a text can say what is logged.
 #[must_use]

@@ -1,7 +1,33 @@
-//! The dependency rule of ARCHITECTURE.md, enforced by reading the sources.
+//! The dependency rules of ARCHITECTURE.md, enforced by reading the sources.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// What the files of a module may use of the others, from the top down: a module uses only those below it.
+/// The first row that names a file or its module counts. Tests may use what they like.
+const MAY_USE: &[(&str, &[&str])] = &[
+    // The only part of the command line that is no client.
+    (
+        "cli/serve.rs",
+        &["config", "server", "identity", "authorization", "tls", "cqrs", "embedded", "telemetry"],
+    ),
+    ("cli", &["identity", "model", "proto", "watched"]),
+    ("config", &["identity", "authorization", "tls", "embedded", "model", "telemetry"]),
+    ("server", &["api", "identity", "authorization", "tls", "cqrs", "engine", "meter", "model"]),
+    ("api", &["identity", "authorization", "tls", "cqrs", "engine", "meter", "model", "proto"]),
+    ("authorization", &["model", "watched"]),
+    ("identity", &["tls", "meter", "model", "watched"]),
+    ("tls", &["meter", "watched"]),
+    ("cqrs", &["engine", "meter", "model"]),
+    ("embedded", &["engine", "meter", "model"]),
+    ("engine", &["meter", "model"]),
+    ("meter", &["model"]),
+    ("model", &[]),
+    ("proto", &[]),
+    ("telemetry", &[]),
+    ("watched", &[]),
+];
 
 /// One rule: files under `scope`, except `except`, must not mention any of `forbidden`.
 struct Rule {
@@ -14,120 +40,10 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule {
-        name: "the model knows nobody",
-        scope: &["model/"],
-        except: &[],
-        forbidden: &[
-            "crate::engine",
-            "crate::cqrs",
-            "crate::embedded",
-            "crate::api",
-            "crate::server",
-            "crate::cli",
-            "crate::config",
-        ],
-        advice: "move what the model needs into model/, or the code that needs more out of it",
-    },
-    Rule {
-        name: "meters know nobody but the model",
-        scope: &["meter/"],
-        except: &[],
-        forbidden: &[
-            "crate::engine",
-            "crate::cqrs",
-            "crate::embedded",
-            "crate::api",
-            "crate::server",
-            "crate::cli",
-            "crate::config",
-            "crate::proto",
-        ],
-        advice: "those who count have meters; server/metrics asks them",
-    },
-    Rule {
-        name: "the format of metrics is known in one place",
-        scope: &[""],
-        except: &["server/metrics/"],
-        forbidden: &["prometheus_client"],
-        advice: "count with meter/, and let server/metrics write it down",
-    },
-    Rule {
-        name: "the contract knows no engine",
-        scope: &["engine/"],
-        except: &[],
-        forbidden: &[
-            "crate::cqrs",
-            "crate::embedded",
-            "crate::api",
-            "crate::server",
-            "crate::cli",
-            "crate::config",
-            "crate::proto",
-        ],
-        advice: "the engine contract may use model/ only",
-    },
-    Rule {
-        name: "commands, queries and views know the contract, not the engines",
-        scope: &["cqrs/"],
-        except: &[],
-        forbidden: &[
-            "crate::embedded",
-            "crate::api",
-            "crate::server",
-            "crate::cli",
-            "crate::config",
-            "crate::proto",
-        ],
-        advice: "go through the Engine trait, and leave wire types to api/",
-    },
-    Rule {
-        name: "an engine knows no layer above it",
-        scope: &["embedded/"],
-        except: &[],
-        forbidden: &[
-            "crate::cqrs",
-            "crate::api",
-            "crate::server",
-            "crate::cli",
-            "crate::config",
-            "crate::proto",
-        ],
-        advice: "an engine may use engine/ and model/ only",
-    },
-    Rule {
-        name: "identity, authorization and TLS know neither messages nor calls",
-        scope: &["identity/", "authorization/", "tls/"],
-        except: &[],
-        forbidden: &[
-            "crate::engine",
-            "crate::cqrs",
-            "crate::embedded",
-            "crate::api",
-            "crate::server",
-            "crate::cli",
-            "crate::config",
-            "crate::proto",
-        ],
-        advice: "the layer that asks who calls is api/authenticate.rs, and what calls ask for is api/access",
-    },
-    Rule {
-        name: "the API knows the contract, not the engines",
-        scope: &["api/"],
-        except: &[],
-        forbidden: &["crate::embedded", "crate::cli"],
-        advice: "go through the Engine trait",
-    },
-    Rule {
-        name: "the command line is a client",
-        scope: &["cli/"],
-        except: &["cli/serve.rs"],
-        forbidden: &["crate::engine", "crate::cqrs", "crate::embedded", "crate::api", "crate::server"],
-        advice: "talk to the server through crate::proto; only `serve` starts one",
-    },
-    Rule {
-        name: "tonic stays in the API",
+        name: "no tonic below the API",
         scope: &[
             "model/",
+            "meter/",
             "engine/",
             "embedded/",
             "cqrs/",
@@ -142,7 +58,14 @@ const RULES: &[Rule] = &[
         advice: "turn wire types into domain types under api/",
     },
     Rule {
-        name: "files are touched in one place",
+        name: "the format of metrics is known in one place",
+        scope: &[""],
+        except: &["server/metrics/"],
+        forbidden: &["prometheus_client"],
+        advice: "count with meter/, and let server/metrics write it down",
+    },
+    Rule {
+        name: "files are opened by embedded/log/fs_real.rs and cqrs/store.rs only",
         scope: &["model/", "engine/", "embedded/", "cqrs/", "api/", "server/"],
         // Derived data is kept by a database that opens its own files, and is nothing to simulate faults of.
         except: &["embedded/log/fs_real.rs", "cqrs/store.rs"],
@@ -150,14 +73,14 @@ const RULES: &[Rule] = &[
         advice: "go through the Fs trait of embedded/log/fs.rs",
     },
     Rule {
-        name: "the environment is read in config.rs",
+        name: "the environment is read in config.rs only",
         scope: &[""],
         except: &["config.rs"],
         forbidden: &["std::env", "env::var"],
         advice: "make it a setting in config.rs",
     },
     Rule {
-        name: "statuses are made in one place",
+        name: "statuses are made in api/status.rs only",
         scope: &["api/", "server/", "cli/"],
         except: &["api/status.rs"],
         forbidden: &[
@@ -184,10 +107,9 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// The lines of a file that count: no comments, and nothing from its tests on.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line));
-    lines
-        .take_while(|(_, line)| !line.starts_with("#[cfg(test)]\nmod tests"))
-        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+    let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let lines = body.lines().enumerate().map(|(number, line)| (number + 1, line));
+    lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 fn violations(rule: &Rule, path: &str, text: &str) -> Vec<String> {
@@ -196,24 +118,119 @@ fn violations(rule: &Rule, path: &str, text: &str) -> Vec<String> {
     if !applies || path.contains("tests") {
         return Vec::new();
     }
-    let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
     let bad = |line: &str| rule.forbidden.iter().find(|word| line.contains(**word)).copied();
-    code(body)
+    code(text)
         .filter_map(|(number, line)| Some((number, bad(line)?)))
         .map(|(number, word)| format!("src/{path}:{number}: {}: `{word}`; {}", rule.name, rule.advice))
         .collect()
 }
 
-#[test]
-fn layers_know_only_what_they_may() {
+/// The modules that a text names from the root of the crate, as `crate::X` or in `crate::{X, Y::Z}`.
+fn modules_used(text: &str) -> BTreeSet<&str> {
+    let mut used = BTreeSet::new();
+    for (at, found) in text.match_indices("crate::") {
+        let after = &text[at + found.len()..];
+        let Some(group) = after.strip_prefix('{') else {
+            used.insert(first_word(after));
+            continue;
+        };
+        let mut depth = 0;
+        let mut is_end = |letter| {
+            depth += i32::from(letter == '{') - i32::from(letter == '}');
+            depth < 0
+        };
+        let group = &group[..group.find(&mut is_end).unwrap_or(group.len())];
+        let mut depth = 0;
+        let members = group.split(|letter| {
+            depth += i32::from(letter == '{') - i32::from(letter == '}');
+            depth == 0 && letter == ','
+        });
+        used.extend(members.map(|member| first_word(member.trim())));
+    }
+    used.remove("");
+    used
+}
+
+fn first_word(text: &str) -> &str {
+    let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// The module that a path below src, or a row of the table, belongs to.
+fn module(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
+}
+
+/// What a file uses that it may not.
+fn forbidden_uses(path: &str, text: &str) -> Vec<String> {
+    let own = module(path);
+    if path.contains("tests") || ["lib", "main"].contains(&own) {
+        return Vec::new();
+    }
+    let row = MAY_USE.iter().find(|(of, _)| path == *of || own == *of);
+    let Some((_, allowed)) = row else {
+        return vec![format!("src/{path}: give {own} a row in MAY_USE of tests/tidy.rs, and in lib.rs")];
+    };
+    let text = code(text).map(|(_, line)| line).collect::<Vec<_>>().join("\n");
+    let used = modules_used(&text);
+    let bad = used.into_iter().filter(|used| *used != own && !allowed.contains(used));
+    bad.map(|used| format!("src/{path}: uses crate::{used}, and may use {own}, {allowed:?}")).collect()
+}
+
+/// Every source with its path below src.
+fn all_sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     assert!(files.len() > 50, "found the sources: {}", files.len());
-    let mut wrong = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).expect("sources are UTF-8");
+    let read = |file: &PathBuf| {
         let path = file.strip_prefix(&root).expect("under src").display().to_string();
+        (path, fs::read_to_string(file).expect("sources are UTF-8"))
+    };
+    files.iter().map(read).collect()
+}
+
+#[test]
+fn modules_use_only_what_they_may() {
+    let wrong: Vec<_> = all_sources().iter().flat_map(|(path, text)| forbidden_uses(path, text)).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_use_only_those_below_them_in_the_order_of_lib_rs() {
+    let mut order: Vec<&str> = MAY_USE.iter().map(|(of, _)| module(of)).collect();
+    order.dedup();
+    let lib = include_str!("../src/lib.rs");
+    let told: Vec<_> = lib.lines().filter_map(|line| line.strip_prefix("//! - ")).collect();
+    let told: Vec<_> = told.iter().map(|line| first_word(line.trim_start_matches(['[', '`']))).collect();
+    assert_eq!(told, order);
+    let place = |module: &str| order.iter().position(|one| *one == module);
+    for (of, allowed) in MAY_USE {
+        for used in *allowed {
+            assert!(place(used) > place(module(of)), "{of} may not use {used}, which is above it");
+        }
+    }
+}
+
+#[test]
+fn finds_every_form_of_a_path() {
+    let text =
+        "use crate::a;\nuse crate::{b::{c, d}, e,\n    f_g::H};\npub(in crate::i) fn j(k: crate::l::M) {}";
+    assert_eq!(modules_used(text), BTreeSet::from(["a", "b", "e", "f_g", "i", "l"]));
+    let uses = |path: &str, text: &str| forbidden_uses(path, text).len();
+    assert_eq!(uses("model/name.rs", "use crate::engine;\n"), 1);
+    assert_eq!(uses("model/name.rs", "use crate::{model::Name, api};\n"), 1);
+    assert_eq!(uses("telemetry.rs", "use crate::config;\n"), 1);
+    assert_eq!(uses("model/name.rs", "// crate::engine\n#[cfg(test)]\nmod tests {\nuse crate::engine;\n"), 0);
+    assert_eq!(uses("cli/serve.rs", "use crate::server;\n"), 0);
+    assert_eq!(uses("cli/read.rs", "use crate::server;\n"), 1);
+    assert_eq!(uses("newcomer/mod.rs", ""), 1);
+}
+
+#[test]
+fn files_begin_with_what_they_are_about_and_keep_the_rules() {
+    let mut wrong = Vec::new();
+    for (path, text) in all_sources() {
         if !text.starts_with("//!") {
             wrong.push(format!("src/{path}:1: begin with a //! line that says what the file is about"));
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::validate::Violations;
 use crate::model::Name;
 use crate::model::limits::{
-    MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_HANDLER_TYPES,
+    MAX_ATTRIBUTE_NAME_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_HANDLED_TYPES,
 };
 
 /// Headers for the handler, with the limits of `Message.attributes`.
@@ -31,8 +31,8 @@ pub(super) fn attributes(
 
 /// The types of a handler, each once.
 pub(super) fn types(violations: &mut Violations, types: &[String]) -> Option<Vec<Name>> {
-    if !(1..=MAX_HANDLER_TYPES).contains(&types.len()) {
-        let description = format!("has {} entries; name 1 to {MAX_HANDLER_TYPES} types", types.len());
+    if !(1..=MAX_HANDLED_TYPES).contains(&types.len()) {
+        let description = format!("has {} entries; name 1 to {MAX_HANDLED_TYPES} types", types.len());
         let reason = if types.is_empty() { "REQUIRED" } else { "TOO_MANY_TYPES" };
         return violations.refuse("types", reason, description);
     }

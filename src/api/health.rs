@@ -1,36 +1,48 @@
 //! `grpc.health.v1`: whether the server serves.
 
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
 use tonic_health::server::HealthReporter;
+use tonic_reflection::pb as reflection;
 
-use super::wire::{admin::admin_service_server, v1};
+use crate::proto::FILE_DESCRIPTOR_SET;
 
-/// Every service that clients may ask about; the empty name is the server as a whole. A service
-/// missing here would be `NOT_FOUND` to a health check.
-const SERVICES: [&str; 11] = [
-    "",
-    v1::topic_service_server::SERVICE_NAME,
-    v1::publisher_service_server::SERVICE_NAME,
-    v1::subscription_service_server::SERVICE_NAME,
-    v1::subscriber_service_server::SERVICE_NAME,
-    v1::query_service_server::SERVICE_NAME,
-    v1::dead_letter_service_server::SERVICE_NAME,
-    admin_service_server::SERVICE_NAME,
-    "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection",
-    "grpc.reflection.v1alpha.ServerReflection",
+/// The protos of everything that is served.
+const SERVED: [&[u8]; 4] = [
+    FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    reflection::v1::FILE_DESCRIPTOR_SET,
+    reflection::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
 /// The handle to the server's health.
-pub(crate) struct Health(HealthReporter);
+pub(crate) struct Health {
+    reporter: HealthReporter,
+    services: Vec<String>,
+}
 
 /// The health service, with everything SERVING.
 pub(super) async fn service() -> (Health, HealthServer<impl HealthApi>) {
     let (reporter, service) = tonic_health::server::health_reporter();
-    let health = Health(reporter);
+    let health = Health { reporter, services: services() };
     health.set(ServingStatus::Serving).await;
     (health, service)
+}
+
+/// Every service that clients may ask about; the empty name is the server as a whole. A service missing
+/// here would be `NOT_FOUND` to a health check.
+fn services() -> Vec<String> {
+    let mut names = vec![String::new()];
+    for set in SERVED {
+        let set = FileDescriptorSet::decode(set).expect("the descriptors come from the build");
+        for file in set.file {
+            let package = file.package().to_owned();
+            names.extend(file.service.iter().map(|service| format!("{package}.{}", service.name())));
+        }
+    }
+    names
 }
 
 impl Health {
@@ -40,8 +52,8 @@ impl Health {
     }
 
     async fn set(&self, status: ServingStatus) {
-        for service in SERVICES {
-            self.0.set_service_status(service, status).await;
+        for service in &self.services {
+            self.reporter.set_service_status(service, status).await;
         }
     }
 }

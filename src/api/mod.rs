@@ -65,7 +65,6 @@ pub(crate) use self::calls::{Calls, CallsLayer, MethodReadings};
 pub(crate) use self::health::Health;
 pub(crate) use self::layers::AnswerLayer;
 pub(crate) use self::unfinished::UnfinishedLayer;
-pub use self::web::Origins;
 pub(crate) use self::web::web_layer;
 
 /// What every service works with.

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use http::header::{HeaderName, ORIGIN};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
 use tower::layer::util::Stack;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::validate_request::{ValidateRequest, ValidateRequestHeaderLayer};
+
+use crate::model::Origins;
 
 /// What a page may read of an answer beside its body: where a call fails at once, its status is here.
 const EXPOSED: [HeaderName; 3] = [
@@ -19,15 +21,6 @@ const EXPOSED: [HeaderName; 3] = [
 ];
 /// How long a browser may remember what it was allowed. None remembers it longer.
 const MAX_AGE: Duration = Duration::from_hours(2);
-
-/// Which pages may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origins {
-    /// Those of any origin.
-    Any,
-    /// Those of these, each a scheme and a host, with its port unless that is the scheme's own.
-    Only(Vec<HeaderValue>),
-}
 
 /// Turns away what a browser sends for other pages. That it may not read the answer would not keep a page
 /// that has become of this server's own address, by rebinding a name, from calling.
@@ -39,8 +32,7 @@ impl<B> ValidateRequest<B> for Gate {
 
     fn validate(&mut self, request: &mut Request<B>) -> Result<(), Response<Body>> {
         let Some(origin) = request.headers().get(ORIGIN) else { return Ok(()) };
-        if matches!(&self.0, Origins::Any) || matches!(&self.0, Origins::Only(only) if only.contains(origin))
-        {
+        if self.0.allow(origin.as_bytes()) {
             return Ok(());
         }
         let text = format!("pages of {origin:?} may not call: web.origins does not name it\n");
@@ -58,7 +50,8 @@ pub(crate) fn web_layer(origins: &Origins) -> WebLayer {
     let gate = ValidateRequestHeaderLayer::custom(Gate(origins.clone()));
     let origins = match origins {
         Origins::Any => AllowOrigin::any(),
-        Origins::Only(origins) => AllowOrigin::list(origins.iter().cloned()),
+        // An origin has no character that a header cannot have.
+        Origins::Only(only) => AllowOrigin::list(only.iter().filter_map(|origin| origin.parse().ok())),
     };
     let cors = CorsLayer::new()
         .allow_origin(origins)

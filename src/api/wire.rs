@@ -29,7 +29,5 @@ pub mod columba {
     }
 }
 
-#[allow(unused_imports)]
 pub(crate) use columba::admin::v1 as admin;
-#[allow(unused_imports)]
 pub(crate) use columba::v1;

@@ -6,6 +6,7 @@ use super::context::Context;
 use super::error::Error;
 use super::message::printable;
 use super::output::{self, rfc3339};
+use super::pages;
 use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::proto::admin::{Consumer, ListConsumersRequest};
 
@@ -51,17 +52,13 @@ impl From<Consumer> for Shown {
 pub(super) async fn run(args: ConsumersArgs, context: &Context) -> Result<(), Error> {
     let mut client = AdminServiceClient::new(context.connect().await?);
     let subscription = args.subscription.unwrap_or_default();
-    let (mut consumers, mut page_token) = (Vec::new(), String::new());
-    loop {
+    let consumers = pages::all(usize::MAX, async |page_token| {
         let subscription = subscription.clone();
         let request = ListConsumersRequest { subscription, page_size: PAGE_SIZE, page_token };
         let page = client.list_consumers(context.request(request)).await?.into_inner();
-        consumers.extend(page.consumers.into_iter().map(Shown::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.consumers.into_iter().map(Shown::from).collect(), page.next_page_token))
+    });
+    let consumers = consumers.await?;
     let header = ["CONSUMER", "NAME", "SUBSCRIPTION", "CONNECTED", "HOLDS", "OF", "SIZE", "OF"];
     context.format.list(&consumers, &header, &[4, 5, 6, 7], |shown| {
         vec![

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::error::Error;
 use super::message::printable;
 use super::output::rfc3339;
+use super::pages;
 use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::proto::admin::{Handler, HandlerKind, ListHandlersRequest};
 
@@ -74,17 +75,13 @@ pub(super) async fn run(args: HandlersArgs, context: &Context) -> Result<(), Err
         Some(Kind::Command) => HandlerKind::Command,
         Some(Kind::Query) => HandlerKind::Query,
     };
-    let (mut handlers, mut page_token) = (Vec::new(), String::new());
-    loop {
+    let handlers = pages::all(usize::MAX, async |page_token| {
         let (kind, r#type) = (kind.into(), args.of.clone());
         let request = ListHandlersRequest { kind, r#type, page_size: PAGE_SIZE, page_token };
         let page = client.list_handlers(context.request(request)).await?.into_inner();
-        handlers.extend(page.handlers.into_iter().map(Shown::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.handlers.into_iter().map(Shown::from).collect(), page.next_page_token))
+    });
+    let handlers = handlers.await?;
     let header = ["HANDLER", "KIND", "NAME", "TYPES", "CONNECTED", "HAS", "OF", "ANSWERED", "FAILED"];
     context.format.list(&handlers, &header, &[5, 6, 7, 8], |shown| {
         vec![

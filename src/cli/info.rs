@@ -21,6 +21,7 @@ struct Info {
     exclusive: bool,
     key_ordered: bool,
     history: bool,
+    commit: bool,
     start_time: Option<String>,
     limits: Limits,
 }
@@ -63,6 +64,7 @@ pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error>
         exclusive: capabilities.exclusive,
         key_ordered: capabilities.key_ordered,
         history: capabilities.history,
+        commit: capabilities.commit,
         start_time: rfc3339(response.start_time.as_ref()),
         limits: Limits {
             max_message_bytes: limits.max_message_bytes,
@@ -96,6 +98,7 @@ pub(super) async fn run(_args: InfoArgs, context: &Context) -> Result<(), Error>
         ("exclusive", info.exclusive.to_string()),
         ("key-ordered", info.key_ordered.to_string()),
         ("history", info.history.to_string()),
+        ("commit", info.commit.to_string()),
         ("started", info.start_time.clone().unwrap_or_default()),
         ("largest message", output::size(info.limits.max_message_bytes)),
         ("largest request", output::size(info.limits.max_request_bytes)),

@@ -20,6 +20,7 @@ mod info;
 mod kv;
 mod message;
 mod output;
+mod pages;
 mod parse;
 mod publish;
 mod query;
@@ -53,9 +54,9 @@ Exit status:
   0  done (health: serving)
   1  failed (health: not serving; command: it ended otherwise than SUCCEEDED; auth explain: denied)
   2  wrong usage
-  3  no such topic, subscription, bucket, entry or service
-  4  the server cannot be reached, or is going away
-  5  exists already, with other settings
+  3  no such thing
+  4  unavailable: no server, no handler, or not ready
+  5  exists already, and differs
 
 Errors go to standard error; with -o json as {\"error\": {\"code\", \"reason\", \"message\"}}.";
 
@@ -163,11 +164,4 @@ fn run_client(command: Command, context: &Context) -> Result<ExitCode, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_tree_is_consistent() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

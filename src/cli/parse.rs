@@ -13,7 +13,7 @@ use crate::proto::v1::{self, Earliest, Latest, StartPosition};
 /// How safe a message must be before it is acknowledged.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Durability {
-    /// In the server's memory: survives a crash of the server, not of the machine
+    /// Handed to the operating system: survives a crash of the server, not of the machine
     Buffered,
     /// On the server's disk: survives a power loss
     Fsynced,

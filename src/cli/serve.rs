@@ -25,9 +25,14 @@ pub(super) const EXIT_CONFIG: u8 = 2;
 /// The exit status for everything else that keeps the server from serving.
 const EXIT_FAILED: u8 = 1;
 
+const AFTER_HELP: &str = "\
+Every setting has a variable: storage.segment_size of the file is COLUMBA_STORAGE_SEGMENT_SIZE. docs/configuration.md
+tells all of them, with their defaults and limits.";
+
 /// Serve the API. Settings come from defaults, the configuration file, COLUMBA_… environment
 /// variables and these flags, the later ones winning.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct ServeArgs {
     /// Where the gRPC API listens [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDRESS")]

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::edit;
 use super::error::Error;
 use super::output::{self, rfc3339};
-use super::{parse, topic};
+use super::{pages, parse, topic};
 use crate::proto::v1::start_position::Position;
 use crate::proto::v1::subscription_service_client::SubscriptionServiceClient;
 use crate::proto::v1::{
@@ -220,18 +220,13 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Error> {
 
 async fn list(filter: String, topic: String, context: &Context) -> Result<(), Error> {
     let mut client = SubscriptionServiceClient::new(context.connect().await?);
-    let mut subscriptions = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let subscriptions = pages::all(usize::MAX, async |page_token| {
         let (filter, topic) = (filter.clone(), topic.clone());
         let request = ListSubscriptionsRequest { page_size: PAGE_SIZE, page_token, filter, topic };
         let page = client.list_subscriptions(context.request(request)).await?.into_inner();
-        subscriptions.extend(page.subscriptions.into_iter().map(Shown::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.subscriptions.into_iter().map(Shown::from).collect(), page.next_page_token))
+    });
+    let subscriptions = subscriptions.await?;
     let header = ["SUBSCRIPTION", "TOPIC", "MODE", "ACK DEADLINE", "MAX IN FLIGHT"];
     context.format.list(&subscriptions, &header, &[4], |shown| {
         let deadline = shown.ack_deadline.clone().unwrap_or_default();

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::edit;
 use super::error::Error;
 use super::output::{self, rfc3339};
+use super::pages;
 use super::parse::{self, Durability};
 use super::retention::{self, RetentionArgs};
 use super::signals;
@@ -136,17 +137,12 @@ pub(super) fn window(value: Option<Duration>) -> Result<Option<prost_types::Dura
 
 async fn list(filter: String, context: &Context) -> Result<(), Error> {
     let mut client = TopicServiceClient::new(context.connect().await?);
-    let mut topics = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let topics = pages::all(usize::MAX, async |page_token| {
         let request = ListTopicsRequest { page_size: PAGE_SIZE, page_token, filter: filter.clone() };
         let page = client.list_topics(context.request(request)).await?.into_inner();
-        topics.extend(page.topics.into_iter().map(Shown::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.topics.into_iter().map(Shown::from).collect(), page.next_page_token))
+    });
+    let topics = topics.await?;
     let header = ["TOPIC", "MESSAGES", "FIRST", "LAST", "SIZE"];
     context.format.list(&topics, &header, &[1, 2, 3, 4], |topic| {
         let (first, last) = (topic.first_offset.to_string(), topic.last_offset.to_string());

@@ -10,7 +10,7 @@ mod checkpoint;
 mod cleaner;
 mod commit;
 mod delivery;
-mod identity;
+mod directory;
 mod idle;
 mod log;
 mod meters;

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::delivery::ack_id::Signer;
 use super::delivery::dispatch::DeadLetters;
-use super::identity::{self, Identity, IdentityError};
+use super::directory::{self, Identity, IdentityError};
 use super::log::fs::Fs;
 use super::log::fs_real::RealFs;
 use super::log::housekeeper::{self, DirectoryLock};
@@ -44,8 +44,9 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How many bytes of the log's newest data are kept in memory for readers. Default: 64 MiB.
     pub tail_cache_bytes: usize,
-    /// How many bytes may wait to be written before publishers wait. Default: 64 MiB. At least 1 MiB;
-    /// a larger publish waits for the whole queue.
+    /// How many bytes may wait to be written before publishers wait. Default: 64 MiB. At least
+    /// 17 MiB, the largest request, in a configuration; in a smaller one, a larger publish waits for the
+    /// whole queue.
     pub write_queue_bytes: usize,
     /// Free disk space in bytes below which publishing is refused, kept for acks and deletes.
     /// Default: 64 MiB.
@@ -127,7 +128,7 @@ fn open_files(fs: &dyn Fs, dir: &str) -> Result<Opened, OpenError> {
         IdentityError::Io(source) => io(source),
         other => refused(other.to_string()),
     };
-    identity::check(fs).map_err(unidentified)?;
+    directory::check(fs).map_err(unidentified)?;
     for path in ["", segments::DIR, checkpoint::DIR] {
         fs.create_dir(path).map_err(io)?;
     }
@@ -136,7 +137,7 @@ fn open_files(fs: &dyn Fs, dir: &str) -> Result<Opened, OpenError> {
         _ => io(error),
     })?;
     fs.sync_dir("").map_err(io)?;
-    let identity = identity::load_or_create(fs).map_err(unidentified)?;
+    let identity = directory::load_or_create(fs).map_err(unidentified)?;
     let recovered = recover(fs, identity.log).map_err(|error| match error {
         RecoveryError::Io(source) => io(source),
         other => refused(other.to_string()),

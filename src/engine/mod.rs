@@ -134,7 +134,7 @@ pub struct SubscriptionChange {
 pub struct Terms {
     /// How safe they must be when the receipt comes; as the topic says, if `None`.
     pub durability: Option<Durability>,
-    /// Only if the topic's last message has this offset; 0 for an empty topic.
+    /// Only if the topic's last message has this offset; 0 for one that never had a message.
     pub expected_last: Option<Offset>,
     /// Only if the topic's last message with their key has this offset; 0 if none ever had it. All the
     /// messages must have the same key, and not the empty one.
@@ -438,7 +438,8 @@ pub trait Engine: Send + Sync + 'static {
     fn topic_changes(&self) -> Result<Watch<TopicChanged>>;
 
     /// Leases messages without a consumer; waits up to `wait` for the first, then returns what there
-    /// is, or nothing. Each lease lasts until its deadline.
+    /// is, or nothing. Each lease lasts until its deadline. [`Error::TooMany`] when
+    /// [`MAX_WAITING_PULLS`](crate::model::limits::MAX_WAITING_PULLS) wait already.
     async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>>;
 
     /// Settles deliveries. Each id counts for itself: a bad one is in `failures` and harms no other.

@@ -1,4 +1,5 @@
-//! Every limit of the API in one place. The protos document them; `GetServerInfo` reports them.
+//! Every limit of the API in one place. The protos document them; `GetServerInfo` reports the most
+//! important ones.
 
 use std::time::Duration;
 
@@ -150,6 +151,8 @@ pub const DEFAULT_READ_BYTES: usize = 3 << 20;
 pub const MAX_READ_BYTES: usize = 16 << 20;
 /// Longest wait of a Pull.
 pub const MAX_PULL_WAIT: Duration = Duration::from_secs(60);
+/// Pulls that wait for messages of one subscription at once.
+pub const MAX_WAITING_PULLS: usize = 1_000;
 
 /// Silence on a stream after which a heartbeat is sent.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
@@ -213,6 +216,8 @@ pub const MIN_COMMAND_RETENTION: Duration = Duration::from_secs(60);
 pub const MAX_COMMAND_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Most types of commands in a server.
 pub const MAX_COMMAND_TYPES: usize = 1_000;
+/// Most types that one handler of commands or queries handles.
+pub const MAX_HANDLED_TYPES: usize = 100;
 /// Most commands of one type that have not ended.
 pub const MAX_UNFINISHED_PER_TYPE: usize = 500_000;
 /// Most commands of a server that have not ended. About 400 bytes of memory for each.
@@ -262,8 +267,6 @@ pub const MAX_WATCHED_ENTRIES: usize = 1_000;
 pub const WATCH_PART_BYTES: usize = 256 << 10;
 /// Changes of a bucket remembered for those who watch it.
 pub const CHANGES_KEPT: usize = 4_096;
-/// Most types that one handler handles.
-pub const MAX_HANDLER_TYPES: usize = 100;
 
 /// `timeout` of a query that sets none, and of a watch that asks.
 pub const DEFAULT_QUERY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -26,6 +26,7 @@ use crate::cqrs::{self, Cqrs};
 use crate::engine::{self, Engine};
 use crate::identity::Authenticator;
 use crate::meter::Level;
+use crate::model::Origins;
 use crate::model::limits::HEARTBEAT_INTERVAL;
 use crate::tls::Tls;
 
@@ -87,7 +88,7 @@ pub struct Options {
     pub authorizer: Option<Arc<Authorizer>>,
     /// Whose pages may call from browsers, by gRPC-Web, which takes HTTP/1.1 on the API's port. Default:
     /// nobody's, and HTTP/2 only.
-    pub web: Option<api::Origins>,
+    pub web: Option<Origins>,
 }
 
 impl Default for Options {
@@ -128,9 +129,9 @@ pub enum ServeError {
     Transport(String),
 }
 
-/// Serves until `shutdown` resolves, then drains: health says `NOT_SERVING`, every stream gets a
-/// Goaway and ends, nothing new is accepted, unary calls finish, and the engine closes. What is not
-/// done by the deadline is cut off.
+/// Serves until `shutdown` resolves, then drains: health says `NOT_SERVING`, every stream ends with
+/// UNAVAILABLE, after a Goaway where its responses have one, nothing new is accepted, unary calls finish,
+/// and the engine closes. What is not done by the deadline is cut off.
 ///
 /// If the engine fails, streams end at once and the failure is returned, within a second.
 pub async fn serve(

@@ -10,6 +10,8 @@ use columba::proto::v1::{
 };
 use columba::server::Options;
 use futures::{StreamExt, stream};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -21,15 +23,16 @@ use tonic_types::StatusExt;
 
 use crate::common::{TestServer, assert_refused, publish, within};
 
-const SERVICES: [&str; 7] = [
-    "columba.admin.v1.AdminService",
-    "columba.v1.PublisherService",
-    "columba.v1.QueryService",
-    "columba.v1.SubscriberService",
-    "columba.v1.SubscriptionService",
-    "columba.v1.TopicService",
-    "grpc.health.v1.Health",
-];
+/// The names of all services of Columba's own protos.
+fn services() -> Vec<String> {
+    let set = FileDescriptorSet::decode(columba::proto::FILE_DESCRIPTOR_SET).unwrap();
+    let own = set.file.iter().filter(|file| file.package().starts_with("columba."));
+    let named = own
+        .flat_map(|file| file.service.iter().map(|service| format!("{}.{}", file.package(), service.name())));
+    let services: Vec<_> = named.collect();
+    assert!(services.contains(&"columba.v1.CommandService".to_owned()), "{services:?}");
+    services
+}
 
 async fn get(server: &TestServer, path: &str) -> String {
     let mut stream = TcpStream::connect(server.admin).await.unwrap();
@@ -55,9 +58,15 @@ fn billing() -> SubscribeRequest {
 async fn every_service_is_healthy_from_the_beginning() {
     let server = TestServer::start().await;
     let mut health = HealthClient::new(server.channel());
-    let reflection = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection", ""];
-    for service in SERVICES.into_iter().chain(reflection) {
-        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap();
+    let others = [
+        "",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ];
+    for service in services().into_iter().chain(others.map(String::from)) {
+        let asked = health.check(HealthCheckRequest { service: service.clone() }).await;
+        let answer = asked.unwrap_or_else(|status| panic!("{service}: {status}"));
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
     }
     let unknown = health.check(HealthCheckRequest { service: "nothing".into() }).await;
@@ -80,8 +89,8 @@ async fn both_versions_of_reflection_list_the_services() {
         let mut answers = client.server_reflection_info(stream::iter([ask])).await.unwrap().into_inner();
         let answer = within(answers.message()).await.unwrap().unwrap().message_response;
         let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
-        let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-        assert!(SERVICES.iter().all(|service| names.contains(service)), "{names:?}");
+        let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+        assert!(services().iter().all(|service| names.contains(service)), "{names:?}");
     }
     {
         use v1alpha::server_reflection_request::MessageRequest;

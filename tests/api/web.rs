@@ -1,10 +1,10 @@
 //! Calls by gRPC-Web over HTTP/1.1, as browsers make them.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use columba::api::Origins;
+use columba::model::Origins;
 use columba::proto::v1::{CreateTopicRequest, GetTopicRequest, GetTopicResponse, Topic};
 use columba::server::Options;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -21,7 +21,7 @@ async fn server(web: Option<Origins>) -> TestServer {
 }
 
 fn only_the_page() -> Option<Origins> {
-    Some(Origins::Only(vec![HeaderValue::from_static(PAGE)]))
+    Some(Origins::Only(vec![PAGE.to_owned()]))
 }
 
 /// One request over a connection of its own; `None` if there is no answer.

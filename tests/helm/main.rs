@@ -200,6 +200,21 @@ fn only_the_namespace_is_let_in_unless_told_otherwise() {
 }
 
 #[test]
+fn the_issuer_of_tokens_can_be_let_through() {
+    let Some(tools) = Tools::find() else { return };
+    let values = root().join("helm/columba/ci/bad-issuer.yaml");
+    let egress = json!([{ "to": [{ "ipBlock": { "cidr": "192.0.2.1/32" } }] }]);
+    for allowed in [
+        &["--set-json", &*format!("networkPolicy.egress={egress}")][..],
+        &["--set", "networkPolicy.enabled=false,insecure=true"],
+        &["--set", "config.identity.jwt.jwks=/etc/keys/jwks.json"],
+    ] {
+        let rendered = tools.template(KUBERNETES[1], &values, allowed);
+        assert!(rendered.status.success(), "{allowed:?}: {}", stderr(&rendered));
+    }
+}
+
+#[test]
 fn long_and_own_names_fit() {
     let Some(tools) = Tools::find() else { return };
     let long = "a".repeat(63);

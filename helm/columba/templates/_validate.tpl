@@ -6,6 +6,7 @@
 {{- include "columba.exposureProblems" . }}
 {{- include "columba.configProblems" . }}
 {{- include "columba.authorizationProblems" . }}
+{{- include "columba.egressProblems" . }}
 {{- include "columba.stopProblems" . }}
 {{- include "columba.memoryProblems" . }}
 {{- include "columba.volumeProblems" . }}
@@ -19,10 +20,11 @@ replicas is {{ int64 .Values.replicas }}: the embedded engine is one process tha
 {{- end }}
 {{- end -}}
 
-{{- /* There is no TLS and no identity: what lets more in than the pods of the namespace must be wanted. */ -}}
+{{- /* The chart sets up no TLS and no identity, and does not look whether config does: what lets more in than the pods
+       of the namespace must be wanted. */ -}}
 {{- define "columba.exposureProblems" -}}
 {{- if not .Values.insecure }}
-{{- $why := "and the server has no TLS and no identity yet; say insecure=true if you trust everybody there" }}
+{{- $why := "and the chart does not know whether the server has TLS and identity; say insecure=true if it has, or if you trust everybody there" }}
 {{- if not .Values.networkPolicy.enabled }}
 networkPolicy.enabled is false: every pod of the cluster could connect, {{ $why }}, or leave the policy enabled
 {{- end }}
@@ -62,6 +64,14 @@ config.authorization.rules is not given and there is identity: name a file of ru
 {{- end }}
 {{- end -}}
 
+{{- define "columba.egressProblems" -}}
+{{- $identity := get (.Values.config | default dict) "identity" | default dict }}
+{{- $jwks := get (get $identity "jwt" | default dict) "jwks" | default "" }}
+{{- if and (contains "://" $jwks) .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
+config.identity.jwt.jwks is {{ $jwks }} and networkPolicy.egress is empty: the server could not ask the issuer for its keys; allow the issuer and DNS (port 53, UDP and TCP) there, or mount the keys and name their file
+{{- end }}
+{{- end -}}
+
 {{- define "columba.stopProblems" -}}
 {{- $deadline := include "columba.setting" (dict "context" . "section" "shutdown" "key" "deadline" "default" "25s") }}
 {{- $seconds := include "columba.seconds" $deadline | int64 }}
@@ -81,7 +91,7 @@ terminationGracePeriodSeconds is {{ $grace }} and config.shutdown.deadline is {{
 {{- $queue := include "columba.storageBytes" (dict "context" $ "key" "write_queue_size" "default" "64MiB") | int64 }}
 {{- $needed := add $cache $queue (include "columba.bytes" "384MiB") }}
 {{- if lt (include "columba.bytes" . | int64) $needed }}
-resources.limits.memory is {{ toJson . | trimAll "\"" }}: the server would be killed under load, since config.storage.tail_cache_size, write_queue_size and 384MiB for all else make {{ divf $needed 1048576 | ceil | int64 }}Mi; raise the limit, or lower the settings
+resources.limits.memory is {{ toJson . | trimAll "\"" }}: the server would be killed under load, since config.storage.tail_cache_size, write_queue_size and 384MiB for requests that arrive and the state make {{ divf $needed 1048576 | ceil | int64 }}Mi; raise the limit, or lower the settings
 {{- end }}
 {{- end }}
 {{- end -}}

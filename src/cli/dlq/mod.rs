@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::context::{Context, MAX_RESPONSE_BYTES};
 use super::error::Error;
-use super::parse;
+use super::{pages, parse};
 use crate::proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use crate::proto::v1::{ListDeadLettersRequest, PurgeDeadLettersRequest, RedriveDeadLettersRequest};
 use letter::Letter;
@@ -98,6 +98,22 @@ pub(super) struct SelectionArgs {
     filter: Option<String>,
 }
 
+/// A request about the letters of a selection, which all requests name alike.
+macro_rules! of_selection {
+    ($request:ident, $selection:expr) => {{
+        let SelectionArgs { subscription, topic, reason, since, until, filter } = $selection;
+        $request {
+            subscription: subscription.unwrap_or_default(),
+            topic: topic.unwrap_or_default(),
+            reason: reason.unwrap_or_default(),
+            since,
+            until,
+            filter: filter.unwrap_or_default(),
+            ..Default::default()
+        }
+    }};
+}
+
 type Client = DeadLetterServiceClient<super::context::Channel>;
 
 pub(super) async fn run(command: DlqCommand, context: &Context) -> Result<(), Error> {
@@ -119,27 +135,16 @@ async fn list(
     context: &Context,
 ) -> Result<(), Error> {
     let max = max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-    let SelectionArgs { subscription, topic, reason, since, until, filter } = selection;
-    let mut request = ListDeadLettersRequest {
-        subscription: subscription.unwrap_or_default(),
-        topic: topic.unwrap_or_default(),
-        reason: reason.unwrap_or_default(),
-        since,
-        until,
-        filter: filter.unwrap_or_default(),
-        page_size: PAGE_SIZE,
-        ..Default::default()
-    };
-    let mut letters: Vec<Letter> = Vec::new();
-    loop {
-        let page = client.list_dead_letters(context.request(request.clone())).await?.into_inner();
-        letters.extend(page.dead_letters.into_iter().map(Letter::from));
-        letters.truncate(max);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || letters.len() == max {
-            break;
-        }
-    }
+    let letters = pages::all(max, async |page_token| {
+        let request = ListDeadLettersRequest {
+            page_size: PAGE_SIZE,
+            page_token,
+            ..of_selection!(ListDeadLettersRequest, selection.clone())
+        };
+        let page = client.list_dead_letters(context.request(request)).await?.into_inner();
+        Ok((page.dead_letters.into_iter().map(Letter::from).collect(), page.next_page_token))
+    });
+    let letters: Vec<Letter> = letters.await?;
     let header = ["OFFSET", "SUBSCRIPTION", "TOPIC", "AT", "ATTEMPTS", "TIME", "REASON"];
     Ok(context.format.list(&letters, &header, &[0, 3, 4], Letter::row)?)
 }
@@ -185,20 +190,14 @@ async fn redrive(client: Client, args: RedriveArgs, context: &Context) -> Result
     let would = if dry_run { "would be " } else { "" };
     let ended = loop {
         let Some(Round { size, first, last }) = rounds.next() else { break rounds.end() };
-        let SelectionArgs { subscription, topic, reason, since, until, filter } = selection.clone();
         let request = RedriveDeadLettersRequest {
-            subscription: subscription.unwrap_or_default(),
-            topic: topic.unwrap_or_default(),
-            reason: reason.unwrap_or_default(),
-            since,
-            until,
-            filter: filter.unwrap_or_default(),
             first_offset: first,
             last_offset: last,
             max_messages: size,
             max_per_second: rate.unwrap_or_default(),
             dry_run,
             target_topic: to.clone().unwrap_or_default(),
+            ..of_selection!(RedriveDeadLettersRequest, selection.clone())
         };
         let done = match client.clone().redrive_dead_letters(context.request(request)).await {
             Ok(done) => done.into_inner(),
@@ -237,18 +236,12 @@ async fn purge(
     let would = if dry_run { "would be " } else { "" };
     let ended = loop {
         let Some(Round { size, first, last }) = rounds.next() else { break rounds.end() };
-        let SelectionArgs { subscription, topic, reason, since, until, filter } = selection.clone();
         let request = PurgeDeadLettersRequest {
-            subscription: subscription.unwrap_or_default(),
-            topic: topic.unwrap_or_default(),
-            reason: reason.unwrap_or_default(),
-            since,
-            until,
-            filter: filter.unwrap_or_default(),
             first_offset: first,
             last_offset: last,
             max_messages: size,
             dry_run,
+            ..of_selection!(PurgeDeadLettersRequest, selection.clone())
         };
         let done = match client.clone().purge_dead_letters(context.request(request)).await {
             Ok(done) => done.into_inner(),

@@ -70,7 +70,7 @@ pub(super) struct PublishArgs {
     /// the same input again stores nothing twice
     #[arg(long, value_name = "PREFIX")]
     id_prefix: Option<String>,
-    /// Publish only if this is the topic's last offset (0: it is empty) and nobody else publishes meanwhile
+    /// Publish only if this is the topic's last offset (0: it never had a message) and nobody else publishes meanwhile
     #[arg(long, value_name = "OFFSET")]
     expected_last_offset: Option<u64>,
     /// What means null in CSV, besides the empty text
@@ -210,7 +210,7 @@ async fn dedupe_window(
     let window = Duration::try_from(window).map_err(|_| Error::protocol("a dedupe window below zero"))?;
     if window.is_zero() {
         bar.note(&format!(
-            "note: topic {} remembers no ids; set a window with `columba topic update {0} --dedupe-window 2m`",
+            "note: topic {} remembers no ids; set a window with `columba topic edit {0} --dedupe-window 2m`",
             args.topic
         ));
     }

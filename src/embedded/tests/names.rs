@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::identity;
+use super::super::directory;
 use super::super::log::fs::Fs;
 use super::super::log::recovery::recover;
 use super::super::state::State;
@@ -29,7 +29,7 @@ fn state(fs: &SimFs, checkpoints: bool) -> State {
             fs.remove(&format!("{}/{name}", checkpoint::DIR)).unwrap();
         }
     }
-    let identity = identity::load_or_create(&fs).unwrap();
+    let identity = directory::load_or_create(&fs).unwrap();
     recover(&fs, identity.log).unwrap().state
 }
 

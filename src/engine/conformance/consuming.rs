@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::select_all;
 
 use super::Harness;
 use super::fixture::{
@@ -12,6 +13,7 @@ use super::fixture::{
 use crate::engine::{Error, Intent, ReadLimit, Target, TopicChange};
 use crate::model::limits::{
     MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS, MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_MESSAGE_BYTES,
+    MAX_WAITING_PULLS,
 };
 use crate::model::{Delivery, Filter, Start};
 
@@ -173,6 +175,22 @@ pub(crate) async fn a_pull_waits_for_the_first_message(harness: impl Harness) {
 
     let brief = soon(engine.pull(&name, PLENTY, Duration::from_millis(20))).await;
     assert_eq!(brief.unwrap(), [], "a wait that ends is no error");
+}
+
+pub(crate) async fn waiting_pulls_are_limited(harness: impl Harness) {
+    let engine = Fixture::subscribed(&harness).await;
+    // Consumers that wait do not count.
+    let _consumer = engine.consumer(FREELY).await;
+    let name = subscription();
+    let pulls = (0..=MAX_WAITING_PULLS).map(|_| engine.pull(&name, PLENTY, LONG));
+    let (refused, _, waiting) = soon(select_all(pulls)).await;
+    let error = refused.unwrap_err();
+    assert!(matches!(error, Error::TooMany { limit: MAX_WAITING_PULLS, .. }), "{error:?}");
+    drop(waiting);
+    let mut pull = engine.pull(&name, PLENTY, LONG);
+    assert!(futures::poll!(pull.as_mut()).is_pending());
+    engine.publish(1).await;
+    assert_eq!(offsets(&soon(pull).await.unwrap()), [1]);
 }
 
 pub(crate) async fn a_pull_stops_at_its_limits(harness: impl Harness) {

@@ -119,7 +119,7 @@ macro_rules! conformance_suite {
                 subscriptions_progress_on_their_own, consumers_are_told_apart,
                 consumers_of_a_subscription_are_limited, consumers_are_limited,
                 a_pull_does_not_wait_unless_asked, a_pull_waits_for_the_first_message,
-                a_pull_stops_at_its_limits,
+                waiting_pulls_are_limited, a_pull_stops_at_its_limits,
             }
             credit {
                 messages_are_respected, bytes_are_respected, one_message_is_always_allowed,

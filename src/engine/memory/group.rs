@@ -3,6 +3,7 @@
 //! Where there are several topics, a message of each is handed out in turn, as long as there are some.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,7 +13,9 @@ use super::log::Log;
 use super::queue::{Holder, Queue, Room};
 use crate::engine::idle::Idle;
 use crate::engine::{Credit, Error, Failure, Result, Settled, Settlement};
-use crate::model::limits::{MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION};
+use crate::model::limits::{
+    MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_WAITING_PULLS,
+};
 use crate::model::{ConsumerInfo, Delivery, Mode, Name, Offset, Subscription, SubscriptionStats, Timestamp};
 
 /// All topics, by name.
@@ -29,6 +32,8 @@ pub(super) struct Group {
     /// The topic that had its turn last.
     last_turn: Option<Name>,
     pulls: u64,
+    /// Held by each pull that waits, and once here.
+    pulling: Arc<()>,
     /// The open consumers, the oldest first.
     consumers: BTreeMap<u64, Member>,
     pub(super) idle: Idle,
@@ -50,6 +55,7 @@ impl Group {
             gone: BTreeSet::new(),
             last_turn: None,
             pulls: 0,
+            pulling: Arc::default(),
             consumers: BTreeMap::new(),
             idle: Idle::new(std::time::Instant::now()),
         }
@@ -129,6 +135,15 @@ impl Group {
         let since = Timestamp::now();
         self.consumers.insert(consumer, Member { name, since, credit, waiting: false });
         Ok(())
+    }
+
+    /// Keeps a place for a pull, for as long as the answer lives.
+    pub(super) fn enter_pull(&self) -> Result<Arc<()>> {
+        if Arc::strong_count(&self.pulling) > MAX_WAITING_PULLS {
+            let what = "pulls waiting on this subscription";
+            return Err(Error::TooMany { what, limit: MAX_WAITING_PULLS });
+        }
+        Ok(Arc::clone(&self.pulling))
     }
 
     pub(super) fn leave(&mut self, consumer: u64, now: Instant) {

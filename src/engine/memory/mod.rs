@@ -280,9 +280,9 @@ impl Engine for MemoryEngine {
     }
 
     async fn pull(&self, subscription: &Name, limit: ReadLimit, wait: Duration) -> Result<Vec<Delivery>> {
-        let (number, _user) = self.0.look(|state| {
+        let (number, _user, _place) = self.0.look(|state| {
             let group = state.group(subscription)?;
-            Ok((group.number, group.idle.enter()))
+            Ok((group.number, group.idle.enter(), group.enter_pull()?))
         })?;
         let room = Room { messages: limit.messages, first_bytes: u64::MAX, bytes: limit.bytes as u64 };
         let pulled = self.0.wait_for(|state, now| {

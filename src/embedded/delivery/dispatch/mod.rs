@@ -39,7 +39,7 @@ use crate::embedded::meters::SubscriptionMeters;
 use crate::embedded::topic::TopicHandle;
 use crate::engine::{Announcer, Credit, Error, Failure, ReadLimit, Result, Settlement};
 use crate::meter::Labelled;
-use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_PATTERN_TOPICS};
+use crate::model::limits::{MAX_CONSUMERS_PER_SUBSCRIPTION, MAX_PATTERN_TOPICS, MAX_WAITING_PULLS};
 use crate::model::{Advisory, ConsumerInfo, Delivery, Filter, Journey, Mode, Name, Offset};
 
 /// Calls that may wait for the task, beside the one of each consumer.
@@ -50,8 +50,6 @@ const STALL_LOOK: Duration = Duration::from_millis(100);
 const EVENTS_AT_ONCE: usize = 256;
 /// How long to wait after the disk could not be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
-/// Pulls that may wait for messages at once.
-const MAX_PULLS: usize = 1_000;
 /// How long fetched messages are kept that nobody takes. They keep more memory alive than they are long:
 /// the buffers that they were written or read with.
 const KEEP_FETCHED: Duration = Duration::from_secs(1);
@@ -435,12 +433,17 @@ impl Dispatcher {
             let _ = pull.reply.send(Err(error));
         } else if self.is_held() {
             let _ = pull.reply.send(Err(Error::Held(self.common.name.clone())));
-        } else if self.takers.len() >= MAX_PULLS + MAX_CONSUMERS_PER_SUBSCRIPTION {
+        } else if self.waiting_pulls() >= MAX_WAITING_PULLS {
             let what = "pulls waiting on this subscription";
-            let _ = pull.reply.send(Err(Error::TooMany { what, limit: MAX_PULLS }));
+            let _ = pull.reply.send(Err(Error::TooMany { what, limit: MAX_WAITING_PULLS }));
         } else {
             self.takers.push_back(Taker::Pull(pull));
         }
+    }
+
+    fn waiting_pulls(&self) -> usize {
+        let waits = |taker: &&Taker| matches!(taker, Taker::Pull(pull) if !pull.reply.is_closed());
+        self.takers.iter().filter(waits).count()
     }
 
     fn pause(&mut self, paused: bool) {
