@@ -20,7 +20,8 @@ const KEYS: &str = "principals, groups, allow, deny and names";
 
 /// Reads the file's text; the errors are all that is wrong with it.
 pub(super) fn rules(text: &str) -> Result<Rules, Vec<String>> {
-    let mut reader = Reader { text, problems: Vec::new() };
+    let ends = text.match_indices('\n').map(|(at, _)| at).collect();
+    let mut reader = Reader { ends, problems: Vec::new() };
     let rules = match DeTable::parse(text) {
         Ok(table) => reader.file(table.get_ref()),
         Err(error) => {
@@ -36,16 +37,26 @@ pub(super) fn rules(text: &str) -> Result<Rules, Vec<String>> {
     Err(reader.problems.into_iter().map(|(line, problem)| format!("line {line}: {problem}")).collect())
 }
 
-struct Reader<'t> {
-    text: &'t str,
+/// The keys of a rule that are there.
+#[derive(Default)]
+struct Draft {
+    principals: Option<Vec<String>>,
+    groups: Option<Vec<String>>,
+    allow: Option<Vec<Vec<Verb>>>,
+    deny: Option<Vec<Vec<Verb>>>,
+    names: Option<Vec<Pattern>>,
+}
+
+struct Reader {
+    /// Where each line ends.
+    ends: Vec<usize>,
     /// By line.
     problems: Vec<(usize, String)>,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn line(&self, at: &Range<usize>) -> usize {
-        let before = self.text.get(..at.start).unwrap_or_default();
-        before.matches('\n').count() + 1
+        self.ends.partition_point(|&end| end < at.start) + 1
     }
 
     fn add(&mut self, at: &Range<usize>, problem: impl Into<String>) {
@@ -79,57 +90,57 @@ impl Reader<'_> {
 
     /// Reads a rule; what is wrong with it is noted.
     fn rule(&mut self, entry: &Spanned<DeValue<'_>>) -> Option<Rule> {
+        let at = entry.span();
         let DeValue::Table(table) = entry.get_ref() else {
-            self.add(&entry.span(), "a rule is no table; begin each with [[rules]]");
+            self.add(&at, "a rule is no table; begin each with [[rules]]");
             return None;
         };
-        let at = entry.span();
-        let (mut holders, mut names) = ((Vec::new(), Vec::new()), Vec::new());
-        let (mut allow, mut deny) = (None, None);
-        let (mut has_holder, mut has_names) = (false, false);
+        let mut draft = Draft::default();
         for (key, value) in table {
             match &**key.get_ref() {
-                "principals" => {
-                    has_holder = true;
-                    holders.0 = self.list("principals", value, holder);
-                }
-                "groups" => {
-                    has_holder = true;
-                    holders.1 = self.list("groups", value, group);
-                }
-                "allow" => allow = Some(self.list("allow", value, verbs)),
-                "deny" => deny = Some(self.list("deny", value, verbs)),
-                "names" => {
-                    has_names = true;
-                    names = self.list("names", value, pattern);
-                }
+                "principals" => draft.principals = Some(self.list("principals", value, holder)),
+                "groups" => draft.groups = Some(self.list("groups", value, group)),
+                "allow" => draft.allow = Some(self.list("allow", value, verbs)),
+                "deny" => draft.deny = Some(self.list("deny", value, verbs)),
+                "names" => draft.names = Some(self.list("names", value, pattern)),
                 other => {
                     let problem = format!("unknown key {other:?}; a rule has {KEYS}");
                     self.add(&key.span(), problem);
                 }
             }
         }
-        if !has_holder {
-            self.add(&at, "the rule is about nobody; give it principals, groups or both");
+        self.finish(draft, &at)
+    }
+
+    /// Notes what a rule lacks.
+    fn finish(&mut self, draft: Draft, at: &Range<usize>) -> Option<Rule> {
+        let Draft { principals, groups, allow, deny, names } = draft;
+        if principals.is_none() && groups.is_none() {
+            self.add(at, "the rule is about nobody; give it principals, groups or both");
         }
-        if !has_names {
-            self.add(&at, "the rule has no names; give it some, such as [\"orders.>\"], or [\">\"] for all");
+        if names.is_none() {
+            self.add(at, "the rule has no names; give it some, such as [\"orders.>\"], or [\">\"] for all");
         }
         let (effect, verbs) = match (allow, deny) {
             (Some(verbs), None) => (Effect::Allow, verbs),
             (None, Some(verbs)) => (Effect::Deny, verbs),
             (None, None) => {
-                self.add(&at, "the rule neither allows nor denies; give it `allow` or `deny`");
+                self.add(at, "the rule neither allows nor denies; give it `allow` or `deny`");
                 return None;
             }
             (Some(_), Some(_)) => {
-                self.add(&at, "the rule has both `allow` and `deny`; make two rules of it");
+                self.add(at, "the rule has both `allow` and `deny`; make two rules of it");
                 return None;
             }
         };
-        let verbs = verbs.into_iter().flatten().fold(Verbs::default(), Verbs::and);
-        let (principals, groups) = holders;
-        Some(Rule { line: self.line(&at), principals, groups, effect, verbs, names })
+        Some(Rule {
+            line: self.line(at),
+            principals: principals.unwrap_or_default(),
+            groups: groups.unwrap_or_default(),
+            effect,
+            verbs: verbs.into_iter().flatten().fold(Verbs::default(), Verbs::and),
+            names: names.unwrap_or_default(),
+        })
     }
 
     /// Reads a list of texts that is not empty.

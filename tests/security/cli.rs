@@ -149,3 +149,39 @@ fn the_server_refuses_what_cannot_be_all_at_once() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && stderr.contains("COLUMBA_TLS_CERTIFICATE"), "{stderr}");
 }
+
+#[test]
+fn a_configuration_is_checked_and_shown_without_serving() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = columba(arguments);
+        command.env("COLUMBA_LOG_LEVEL", "warn");
+        let output = assert_cmd::Command::from_std(command).timeout(Duration::from_secs(20)).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let hash = hash(tokens::OLD);
+    let token_file = put(dir.path(), "tokens.toml", &format!("[[tokens]]\nprincipal = 'a'\nhash = '{hash}'\n"));
+    let rules = put(dir.path(), "rules.toml", "");
+    let security = format!("[identity]\ntokens = '{token_file}'\n[authorization]\nrules = '{rules}'\n");
+    let good = put(dir.path(), "good.toml", &format!("shutdown.deadline = '3s'\n{security}"));
+    let (code, stdout, stderr) = run(&["config", "check", "--config", &good]);
+    assert!(code == Some(0) && stdout.contains("nothing is wrong"), "{stdout}{stderr}");
+    let (code, stdout, stderr) = run(&["config", "show", "--config", &good, "-o", "json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for part in [
+        format!(r#"{{"key":"shutdown.deadline","value":"3s","origin":"from {good}","default":"25s"}}"#),
+        r#"{"key":"log.level","value":"warn","origin":"from COLUMBA_LOG_LEVEL","default":"\"info\""}"#.into(),
+        r#"{"key":"limits.connections","value":null,"origin":null,"default":"10000"}"#.into(),
+    ] {
+        assert!(stdout.lines().any(|line| line == part), "{part} in {stdout}");
+    }
+
+    let bad = put(dir.path(), "bad.toml", "listen = 'nowhere'\nlisen = 'x'\nlimits.connections = 0\n");
+    let (code, _, stderr) = run(&["config", "check", "--config", &bad]);
+    assert!(code == Some(2) && stderr.lines().count() == 3, "{stderr}");
+    put(dir.path(), "rules.toml", "[[rules]]\n");
+    put(dir.path(), "tokens.toml", "[[token]]\n");
+    let (code, _, stderr) = run(&["config", "check", "--config", &good]);
+    assert!(code == Some(2) && stderr.contains("tokens.toml") && stderr.contains("rules.toml: line 1"), "{stderr}");
+}

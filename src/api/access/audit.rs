@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
+use super::limiter::Limiter;
 use crate::api::status::clip;
 use crate::authorization::Denied;
 use crate::identity::Refused;
@@ -18,8 +19,6 @@ const BURST: u32 = 100;
 const EVERY: Duration = Duration::from_millis(100);
 /// How much of a name is told. Longer ones are no names.
 const SHOWN_BYTES: usize = 255;
-
-use super::limiter::Limiter;
 
 /// Tells what is to be told. Refusals are limited, so that nobody can fill the disk with them; strangers
 /// cannot push out those of known callers.
