@@ -92,21 +92,21 @@ mod tests {
     #[test]
     fn who_comes_too_late_shares_and_places_of_those_gone_are_given_again() {
         let labels = Labels::<Counter>::new(2);
-        let [a, b, c, d] = ["a", "b", "c", "d"].map(|text| labels.give(&name(text)));
-        assert_eq!([&a, &b].map(|it| it.name.clone().unwrap()), [name("a"), name("b")]);
-        assert!(Arc::ptr_eq(&c, &d) && c.name.is_none());
-        c.add(1);
-        d.add(2);
+        let [first, second, third, fourth] = ["a", "b", "c", "d"].map(|text| labels.give(&name(text)));
+        assert_eq!([&first, &second].map(|it| it.name.clone().unwrap()), [name("a"), name("b")]);
+        assert!(Arc::ptr_eq(&third, &fourth) && third.name.is_none());
+        third.add(1);
+        fourth.add(2);
         assert_eq!(labels.others().get(), 3);
-        drop((c, d));
+        drop((third, fourth));
         assert!(labels.give(&name("e")).name.is_none(), "the shared one takes no place");
-        drop(a);
-        let f = labels.give(&name("f"));
-        assert_eq!(f.name, Some(name("f")));
-        b.end();
-        let g = labels.give(&name("g"));
-        assert_eq!(g.name, Some(name("g")), "though somebody still has those of b");
-        drop(b);
+        drop(first);
+        let again = labels.give(&name("f"));
+        assert_eq!(again.name, Some(name("f")));
+        second.end();
+        let another = labels.give(&name("g"));
+        assert_eq!(another.name, Some(name("g")), "though somebody still has those of b");
+        drop(second);
         assert!(labels.give(&name("h")).name.is_none(), "no place is given twice");
     }
 }
