@@ -269,7 +269,7 @@ fn each_language_serves_each_although_the_server_is_killed() {
     let mut senders = stage.start_each(|_| vec!["send".into()]);
     let mut askers = stage.start_each(|_| vec!["ask".into()]);
     let mut pairs = 0;
-    for score in [0.1, -1.5e-7] {
+    for score in [0.1_f64, -1.5e-7] {
         // After a restart they say so again.
         for handler in handlers.values() {
             let mut handles = [handler.read(), handler.read()].map(|line| line["handling"].to_string());
@@ -306,7 +306,7 @@ fn each_language_serves_each_although_the_server_is_killed() {
 /// Each language puts an entry, and the five are the five highest for each.
 #[test]
 fn each_language_reads_the_entries_of_each() {
-    let scores = [0.1 + 0.2, 1e300, 0.0, -1.5, 5e-324];
+    let scores: [f64; 5] = [0.1 + 0.2, 1e300, 0.0, -1.5, 5e-324];
     let stage = Stage::new();
     stage.columba(&["kv", "bucket", "create", "scores"]);
     let puts = stage.start_each(|_| vec!["put".into(), "scores".into()]);

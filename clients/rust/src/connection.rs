@@ -74,7 +74,7 @@ pub async fn keep_open<E>(
             Err(Status::unavailable("the stream ended"))
         };
         match read.await {
-            Err(status) if is_unreachable(&status) => eprintln!("{status}: again in {delay:?}"),
+            Err(status) if is_unreachable(&status) => eprintln!("{}: again in {delay:?}", status.message()),
             done => return done,
         }
         tokio::time::sleep(delay.mul_f64(rand::random_range(1.0..1.5))).await;
