@@ -68,7 +68,6 @@ async fn queries_count_by_outcome_and_by_what_the_cache_had() {
         types: vec!["orders.get".into()],
         handler: "test".into(),
         max_outstanding: 2,
-        ..HandleQueriesRequest::default()
     };
     let mut events = within(handler.handle_queries(handle)).await.unwrap().into_inner();
     within(events.message()).await.unwrap().unwrap();
