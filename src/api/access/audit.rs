@@ -55,7 +55,7 @@ impl Told<'_> {
 
 impl Audit {
     /// What there is was changed, or was to be.
-    pub(super) fn changed(&self, told: &Told<'_>, names: &str, outcome: Code) {
+    pub(super) fn changed(told: &Told<'_>, names: &str, outcome: Code) {
         let (rpc, peer, outcome) = (told.rpc(), told.peer(), format!("{outcome:?}"));
         let principal = told.principal.unwrap_or_default();
         tracing::info!(target: TARGET, principal, rpc, names, outcome, peer, "change");

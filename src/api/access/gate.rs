@@ -6,7 +6,7 @@ use std::pin::Pin;
 use futures::FutureExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Access, Asks, Security, Told};
+use super::{Access, Asks, Audit, Security, Told};
 use crate::api::authenticate::Peer;
 use crate::api::status;
 use crate::api::wire::admin;
@@ -67,10 +67,10 @@ impl<S> Guarded<S> {
         Ok(Passed::Told(Change { access: Access::of(request), peer, names: names(message) }))
     }
 
-    fn tell<R: Asks>(&self, change: &Change, outcome: Code) {
+    fn tell<R: Asks>(change: &Change, outcome: Code) {
         let principal = change.access.caller().map(|caller| &*caller.principal().name);
         let told = Told { principal, peer: change.peer, service: R::RPC.service, method: R::RPC.method };
-        self.security.audit.changed(&told, &change.names, outcome);
+        Audit::changed(&told, &change.names, outcome);
     }
 }
 
@@ -110,7 +110,7 @@ macro_rules! guarded {
                     Ok(Passed::Told(change)) => async move {
                         let answer = self.inner.$method(request).await;
                         let outcome = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-                        self.tell::<$request>(&change, outcome);
+                        Self::tell::<$request>(&change, outcome);
                         answer
                     }
                     .boxed(),
