@@ -1,5 +1,6 @@
 //! An example program, run as its readers would run it.
 
+#![allow(unreachable_pub, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed, as it should")]
 
 use std::os::unix::process::CommandExt as _;

@@ -53,14 +53,14 @@ impl Told<'_> {
     }
 }
 
-/// What there is was changed, or was to be.
-pub(super) fn changed(told: &Told<'_>, names: &str, outcome: Code) {
-    let (rpc, peer, outcome) = (told.rpc(), told.peer(), format!("{outcome:?}"));
-    let principal = told.principal.unwrap_or_default();
-    tracing::info!(target: TARGET, principal, rpc, names, outcome, peer, "change");
-}
-
 impl Audit {
+    /// What there is was changed, or was to be.
+    pub(super) fn changed(told: &Told<'_>, names: &str, outcome: Code) {
+        let (rpc, peer, outcome) = (told.rpc(), told.peer(), format!("{outcome:?}"));
+        let principal = told.principal.unwrap_or_default();
+        tracing::info!(target: TARGET, principal, rpc, names, outcome, peer, "change");
+    }
+
     /// It is not known who calls.
     pub(in crate::api) fn unauthenticated(&self, told: &Told<'_>, refused: &Refused) {
         let Some(suppressed) = admit(&self.unauthenticated) else { return };

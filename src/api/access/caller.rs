@@ -63,7 +63,8 @@ impl Caller {
     pub(super) fn check<R: Asks>(&self, request: &R, hold: bool) -> Result<(), Denied> {
         let Some(authorizer) = &self.security.authorizer else { return Ok(()) };
         if hold {
-            self.held().rpc = Some(R::RPC);
+            // A request on a stream is a part of that.
+            self.held().rpc.get_or_insert(R::RPC);
         }
         request.ask(|verb, target| {
             if hold {
@@ -93,6 +94,11 @@ impl Caller {
             };
             held.needs.push((verb, name));
         }
+    }
+
+    /// The stream that they have opened.
+    pub(super) fn stream(&self) -> Option<&'static Rpc> {
+        self.held().rpc
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {

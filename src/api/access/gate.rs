@@ -6,8 +6,7 @@ use std::pin::Pin;
 use futures::FutureExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::audit::changed;
-use super::{Access, Asks, Security, Told};
+use super::{Access, Asks, Audit, Security, Told};
 use crate::api::authenticate::Peer;
 use crate::api::status;
 use crate::api::wire::admin;
@@ -71,7 +70,7 @@ impl<S> Guarded<S> {
     fn tell<R: Asks>(change: &Change, outcome: Code) {
         let principal = change.access.caller().map(|caller| &*caller.principal().name);
         let told = Told { principal, peer: change.peer, service: R::RPC.service, method: R::RPC.method };
-        changed(&told, &change.names, outcome);
+        Audit::changed(&told, &change.names, outcome);
     }
 }
 

@@ -101,7 +101,7 @@ impl Access {
     fn ask<R: Asks>(&self, request: &R, hold: bool) -> Result<(), Refusal> {
         let Some(caller) = &self.0 else { return Ok(()) };
         caller.check(request, hold).map_err(|denied: Denied| {
-            caller.tell_denied(R::RPC, &denied);
+            caller.tell_denied(caller.stream().unwrap_or(R::RPC), &denied);
             denied.into()
         })
     }
