@@ -1,4 +1,4 @@
-//! `/metrics`: what the server has counted and measured, in the text format of OpenMetrics.
+//! `/metrics`: what the server has counted and measured, in the text format of `OpenMetrics`.
 //!
 //! Nothing is kept here. Each layer counts for itself; a scrape asks them all and writes down what they
 //! say. The only place that knows the crate that writes the format.

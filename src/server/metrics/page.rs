@@ -1,4 +1,4 @@
-//! Writes metrics in the text format of OpenMetrics.
+//! Writes metrics in the text format of `OpenMetrics`.
 
 use std::fmt;
 
