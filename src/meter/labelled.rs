@@ -92,21 +92,23 @@ mod tests {
     #[test]
     fn who_comes_too_late_shares_and_places_of_those_gone_are_given_again() {
         let labels = Labels::<Counter>::new(2);
-        let [first, second, third, fourth] = ["a", "b", "c", "d"].map(|text| labels.give(&name(text)));
-        assert_eq!([&first, &second].map(|it| it.name.clone().unwrap()), [name("a"), name("b")]);
-        assert!(Arc::ptr_eq(&third, &fourth) && third.name.is_none());
-        third.add(1);
-        fourth.add(2);
+        let give = |text: &str| labels.give(&name(text));
+        let mut own = vec![give("a"), give("b")];
+        assert_eq!(own.iter().map(|it| it.name.clone().unwrap()).collect::<Vec<_>>(), [name("a"), name("b")]);
+        let shared = [give("c"), give("d")];
+        assert!(Arc::ptr_eq(&shared[0], &shared[1]) && shared[0].name.is_none());
+        shared[0].add(1);
+        shared[1].add(2);
         assert_eq!(labels.others().get(), 3);
-        drop((third, fourth));
-        assert!(labels.give(&name("e")).name.is_none(), "the shared one takes no place");
-        drop(first);
-        let again = labels.give(&name("f"));
-        assert_eq!(again.name, Some(name("f")));
-        second.end();
-        let another = labels.give(&name("g"));
-        assert_eq!(another.name, Some(name("g")), "though somebody still has those of b");
-        drop(second);
-        assert!(labels.give(&name("h")).name.is_none(), "no place is given twice");
+        drop(shared);
+        assert!(give("e").name.is_none(), "the shared one takes no place");
+        own.remove(0);
+        own.push(give("f"));
+        assert_eq!(own[1].name, Some(name("f")));
+        own[0].end();
+        own.push(give("g"));
+        assert_eq!(own[2].name, Some(name("g")), "though somebody still has those of b");
+        own.remove(0);
+        assert!(give("h").name.is_none(), "no place is given twice");
     }
 }

@@ -145,6 +145,15 @@ impl Objects {
         one
     }
 
+    /// The server's configuration file.
+    #[track_caller]
+    pub(crate) fn config(&self) -> &str {
+        let files =
+            self.of_kind("ConfigMap").into_iter().filter_map(|map| map["data"]["columba.toml"].as_str());
+        let [one] = files.collect::<Vec<_>>()[..] else { panic!("one columba.toml in {:#?}", self.0) };
+        one
+    }
+
     /// The specification of the server's pod.
     pub(crate) fn server(&self) -> &Value {
         &self.one("StatefulSet")["spec"]["template"]["spec"]

@@ -50,7 +50,7 @@ fn arguments(objects: &Objects, config: &str, data_dir: &str) -> Vec<String> {
 fn assert_serves(objects: &Objects, name: &str) {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("columba.toml");
-    fs::write(&config, objects.one("ConfigMap")["data"]["columba.toml"].as_str().unwrap()).unwrap();
+    fs::write(&config, objects.config()).unwrap();
     let data_dir = dir.path().join("data");
     let mut server = columba();
     server.args(arguments(objects, config.to_str().unwrap(), data_dir.to_str().unwrap()));
@@ -66,7 +66,7 @@ fn assert_serves(objects: &Objects, name: &str) {
 
 /// The time that a set of values gives the server to stop, in seconds.
 fn deadline(objects: &Objects) -> u64 {
-    let text = objects.one("ConfigMap")["data"]["columba.toml"].as_str().unwrap();
+    let text = objects.config();
     let table: toml::Table = text.parse().unwrap();
     let given = table.get("shutdown").and_then(|section| section.get("deadline"));
     given.map_or(25, |given| humantime::parse_duration(given.as_str().unwrap()).unwrap().as_secs())

@@ -64,11 +64,8 @@ async fn commands_count_by_outcome() {
 async fn queries_count_by_outcome_and_by_what_the_cache_had() {
     let server = Server::start().await;
     let mut handler = server.queries();
-    let handle = HandleQueriesRequest {
-        types: vec!["orders.get".into()],
-        handler: "test".into(),
-        max_outstanding: 2,
-    };
+    let handle =
+        HandleQueriesRequest { types: vec!["orders.get".into()], handler: "test".into(), max_outstanding: 2 };
     let mut events = within(handler.handle_queries(handle)).await.unwrap().into_inner();
     within(events.message()).await.unwrap().unwrap();
     let answering = tokio::spawn(async move {
