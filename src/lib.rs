@@ -12,8 +12,8 @@
 //! - [`config`]: the configuration tree: defaults, file, environment, flags.
 //! - [`server`]: builds the services over an engine, serves, drains.
 //! - [`api`]: one file per service; wire types in, domain types on, and errors to statuses.
+//! - [`authorization`]: what callers may do, by rules in a file.
 //! - [`identity`]: who calls, from certificates, tokens and JWTs.
-//! - [`authorization`]: what they may do, by rules in a file.
 //! - [`tls`]: certificates and keys, replaced while the server runs.
 //! - [`cqrs`]: commands, queries and key-value views, over the contract of an engine.
 //! - [`embedded`]: the engine that keeps one log on the local disk.

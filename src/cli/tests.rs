@@ -26,7 +26,7 @@ fn files(path: &Path, found: &mut Vec<PathBuf>) {
 
 /// The commands in backticks. A string of Rust may go on after a backslash, and prose on the next line.
 fn quoted(text: &str) -> Vec<String> {
-    let lines: Vec<_> = text.lines().map(|line| line.trim().trim_end_matches('\\')).collect();
+    let lines: Vec<_> = text.lines().map(|line| line.trim().trim_end_matches('\\').trim_end()).collect();
     let text = lines.join(" ");
     let commands = text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("columba "));
     commands.map(str::to_owned).collect()

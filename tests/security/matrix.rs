@@ -68,12 +68,11 @@ impl Api {
         let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
         let field = self.messages[message].field.iter().find(|field| field.name() == name);
         let field = field.unwrap_or_else(|| panic!("{message} has a field {name:?}, as the docs say"));
-        let content = match rest {
-            Some(rest) => self.encode(field.type_name(), rest, text),
-            None => {
-                assert_eq!(field.r#type(), Type::String, "{message}.{name}");
-                text.as_bytes().to_vec()
-            }
+        let content = if let Some(rest) = rest {
+            self.encode(field.type_name(), rest, text)
+        } else {
+            assert_eq!(field.r#type(), Type::String, "{message}.{name}");
+            text.as_bytes().to_vec()
         };
         let mut encoded = Vec::new();
         prost::encoding::encode_key(
@@ -102,8 +101,11 @@ impl Api {
     }
 }
 
+/// A verb, and the fields that it is asked for.
+type Ask = (String, Vec<String>);
+
 /// The method of a row of the docs' table, and what it asks for.
-fn documented(line: &str) -> Option<(String, Vec<(String, Vec<String>)>)> {
+fn documented(line: &str) -> Option<(String, Vec<Ask>)> {
     let (name, asks) = line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | ")?;
     if !name.contains("Service.") {
         return None;
@@ -192,12 +194,14 @@ fn rules(rows: &[Row]) -> String {
         let all = row.asks.iter().any(|(_, fields)| fields == &["all"]);
         let (who, names) = (only(row), if all { ">" } else { "right" });
         for (verb, _) in &row.asks {
-            rules += &format!("[[rules]]\nprincipals = ['{who}']\nallow = ['{verb}']\nnames = ['{names}']\n");
+            let rule = format!("[[rules]]\nprincipals = ['{who}']\nallow = ['{verb}']\nnames = ['{names}']\n");
+            rules.push_str(&rule);
         }
     }
     for lacking in VERBS {
         let others: Vec<_> = VERBS.iter().filter(|verb| **verb != lacking).collect();
-        rules += &format!("[[rules]]\nprincipals = ['no-{lacking}']\nallow = {others:?}\nnames = ['>']\n");
+        let rule = format!("[[rules]]\nprincipals = ['no-{lacking}']\nallow = {others:?}\nnames = ['>']\n");
+        rules.push_str(&rule);
     }
     rules
 }

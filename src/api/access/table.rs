@@ -210,9 +210,9 @@ table! {
              Publish "events.topic" => r.events.iter().map(|events| name(&events.topic))];
         ExtendCommand(v1::ExtendCommandRequest), |r|
             [Handle "any" => once(Any)];
-        // The types are known once the handler is found.
+        // Its types, which are known once it is found, must all be allowed.
         DrainHandler(v1::DrainHandlerRequest), |r|
-            [Handle "the types of the handler" => once(Any)];
+            [Handle "any" => once(Any)];
     }
     "columba.v1.QueryService" {
         Query(v1::QueryRequest), |r|

@@ -32,7 +32,7 @@ final class Connection implements AutoCloseable {
                     "initialBackoff", "0.1s",
                     "maxBackoff", "5s",
                     "backoffMultiplier", 2.0,
-                    "retryableStatusCodes", List.of("UNAVAILABLE")))));
+                    "retryableStatusCodes", List.of("UNAVAILABLE", "UNKNOWN")))));
 
     final ManagedChannel channel;
 
@@ -51,8 +51,10 @@ final class Connection implements AutoCloseable {
         return stub.withWaitForReady().withDeadlineAfter(30, SECONDS);
     }
 
+    /** A connection that breaks at an unlucky moment is reported as UNKNOWN, which the server itself never says. */
     static boolean isUnreachable(StatusRuntimeException error) {
-        return error.getStatus().getCode() == Status.Code.UNAVAILABLE;
+        Status.Code code = error.getStatus().getCode();
+        return code == Status.Code.UNAVAILABLE || code == Status.Code.UNKNOWN;
     }
 
     /**
