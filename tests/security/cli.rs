@@ -156,12 +156,14 @@ fn a_configuration_is_checked_and_shown_without_serving() {
     let run = |arguments: &[&str]| {
         let mut command = columba(arguments);
         command.env("COLUMBA_LOG_LEVEL", "warn");
-        let output = assert_cmd::Command::from_std(command).timeout(Duration::from_secs(20)).output().unwrap();
+        let output =
+            assert_cmd::Command::from_std(command).timeout(Duration::from_secs(20)).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
     let hash = hash(tokens::OLD);
-    let token_file = put(dir.path(), "tokens.toml", &format!("[[tokens]]\nprincipal = 'a'\nhash = '{hash}'\n"));
+    let token_file =
+        put(dir.path(), "tokens.toml", &format!("[[tokens]]\nprincipal = 'a'\nhash = '{hash}'\n"));
     let rules = put(dir.path(), "rules.toml", "");
     let security = format!("[identity]\ntokens = '{token_file}'\n[authorization]\nrules = '{rules}'\n");
     let good = put(dir.path(), "good.toml", &format!("shutdown.deadline = '3s'\n{security}"));
@@ -183,5 +185,8 @@ fn a_configuration_is_checked_and_shown_without_serving() {
     put(dir.path(), "rules.toml", "[[rules]]\n");
     put(dir.path(), "tokens.toml", "[[token]]\n");
     let (code, _, stderr) = run(&["config", "check", "--config", &good]);
-    assert!(code == Some(2) && stderr.contains("tokens.toml") && stderr.contains("rules.toml: line 1"), "{stderr}");
+    assert!(
+        code == Some(2) && stderr.contains("tokens.toml") && stderr.contains("rules.toml: line 1"),
+        "{stderr}"
+    );
 }
