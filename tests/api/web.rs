@@ -20,8 +20,8 @@ async fn server(web: Option<Origins>) -> TestServer {
     TestServer::start_with(Options { web, ..Options::default() }).await
 }
 
-fn only_the_page() -> Option<Origins> {
-    Some(Origins::Only(vec![PAGE.to_owned()]))
+fn only_the_page() -> Origins {
+    Origins::Only(vec![PAGE.to_owned()])
 }
 
 /// One request over a connection of its own; `None` if there is no answer.
@@ -78,7 +78,7 @@ fn read(mut body: Bytes) -> (Vec<Bytes>, String) {
 
 #[tokio::test]
 async fn a_page_of_a_named_origin_may_call_and_read_the_status() {
-    let server = server(only_the_page()).await;
+    let server = server(Some(only_the_page())).await;
     let asked = send(&server, preflight(PAGE)).await.unwrap();
     assert_eq!(asked.status(), StatusCode::OK);
     assert_eq!(asked.headers()["access-control-allow-origin"], PAGE);
@@ -109,7 +109,7 @@ async fn a_page_of_a_named_origin_may_call_and_read_the_status() {
 
 #[tokio::test]
 async fn pages_of_other_origins_are_turned_away_before_anything_happens() {
-    let server = server(only_the_page()).await;
+    let server = server(Some(only_the_page())).await;
     for origin in ["https://evil.example", "http://app.example.com", "https://app.example.com:8443", "null"] {
         let asked = send(&server, preflight(origin)).await.unwrap();
         assert_eq!(asked.status(), StatusCode::FORBIDDEN, "{origin}");
@@ -136,7 +136,7 @@ async fn any_origin_may_where_the_operator_says_so() {
 
 #[tokio::test]
 async fn what_is_no_call_over_http1_is_refused() {
-    let server = server(only_the_page()).await;
+    let server = server(Some(only_the_page())).await;
     let get = Request::get("/").header("host", "columba").body(Full::default()).unwrap();
     assert_eq!(send(&server, get).await.unwrap().status(), StatusCode::BAD_REQUEST);
     let mut put = call(CREATE, Some(PAGE), &create("orders"));

@@ -194,7 +194,8 @@ fn rules(rows: &[Row]) -> String {
         let all = row.asks.iter().any(|(_, fields)| fields == &["all"]);
         let (who, names) = (only(row), if all { ">" } else { "right" });
         for (verb, _) in &row.asks {
-            let rule = format!("[[rules]]\nprincipals = ['{who}']\nallow = ['{verb}']\nnames = ['{names}']\n");
+            let rule =
+                format!("[[rules]]\nprincipals = ['{who}']\nallow = ['{verb}']\nnames = ['{names}']\n");
             rules.push_str(&rule);
         }
     }
