@@ -72,6 +72,6 @@ fn finds_commands_and_knows_which_are_none() {
     let text = "a `b` \"see `columba topic edit {0} \\\n     --dedupe-window 2m`\" and `columba dlq`";
     assert_eq!(quoted(text), ["columba topic edit {0} --dedupe-window 2m", "columba dlq"]);
     assert!(quoted(text).iter().all(|command| is_known(command)));
-    assert!(!is_known("columba topic update orders --dedupe-window 2m"));
+    assert!(!is_known("columba topic change orders --dedupe-window 2m"));
     assert!(!is_known("columba topic edit orders --dedup-window 2m"));
 }
