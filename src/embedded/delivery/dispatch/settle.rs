@@ -22,9 +22,10 @@ impl Dispatcher {
         let mut failures = Vec::new();
         let mut settled: Vec<(u64, Ranges)> = Vec::new();
         let (mut last_lane, mut is_repeated) = (None, false);
+        let is_ack = matches!(settlement, Settlement::Ack { .. });
         for id in ids {
             if let Err(failure) = self.settle_one(&id, settlement, now, &mut settled, &mut last_lane) {
-                is_repeated |= failure == Failure::AlreadySettled;
+                is_repeated |= is_ack && failure == Failure::AlreadySettled;
                 failures.push((id, failure));
             }
         }
